@@ -1,8 +1,10 @@
 //! Attributes of nodes that are kept verbatim ([`crate::Op::Opaque`]).
 
+use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{Tensor, Type};
 
@@ -36,38 +38,58 @@ impl Hash for F32 {
     }
 }
 
-// Finite values are written as their shortest decimal; JSON has no infinities or NaN payloads, so those are `bits:` strings.
+// Finite values are written as their shortest decimal where that survives the way through f64; JSON has no infinities
+// or NaN payloads, so those are `bits:` strings.
 impl Serialize for F32 {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if !self.0.is_finite() {
+            return serializer.serialize_str(&format!("bits:{:08x}", self.0.to_bits()));
+        }
         match self.0.to_string().parse::<f64>() {
-            Ok(value) if self.0.is_finite() => serializer.serialize_f64(value),
-            _ => serializer.serialize_str(&format!("bits:{:08x}", self.0.to_bits())),
+            Ok(value) if value as f32 == self.0 => serializer.serialize_f64(value),
+            _ => serializer.serialize_f64(f64::from(self.0)),
         }
     }
 }
 
 impl<'de> Deserialize<'de> for F32 {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Number(f64),
-            Bits(String),
-        }
-        match Form::deserialize(deserializer)? {
-            Form::Number(value) => Ok(F32(value as f32)),
-            Form::Bits(text) => text
-                .strip_prefix("bits:")
-                .and_then(|hex| u32::from_str_radix(hex, 16).ok())
-                .map(|bits| F32(f32::from_bits(bits)))
-                .ok_or_else(|| serde::de::Error::custom(format!("expected a number, found {text:?}"))),
-        }
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(F32Visitor)
+    }
+}
+
+struct F32Visitor;
+
+impl Visitor<'_> for F32Visitor {
+    type Value = F32;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number, or \"bits:\" and 8 hex digits")
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<F32, E> {
+        Ok(F32(value as f32))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<F32, E> {
+        Ok(F32(value as f32))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<F32, E> {
+        Ok(F32(value as f32))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<F32, E> {
+        text.strip_prefix("bits:")
+            .and_then(|hex| u32::from_str_radix(hex, 16).ok())
+            .map(|bits| F32(f32::from_bits(bits)))
+            .ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
     }
 }
 
 /// The value of an attribute. Graphs are not here: they are the node's [`crate::Subgraph`]s.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[expect(missing_docs, reason = "the names are ONNX's")]
 pub enum Attribute {
     Int(i64),
@@ -83,7 +105,10 @@ pub enum Attribute {
     SparseTensors(Vec<SparseTensor>),
     Types(Vec<Type>),
     /// Inside a local function: the attribute of the calling node with this name.
-    Reference { name: String, kind: i32 },
+    Reference {
+        name: String,
+        kind: i32,
+    },
 }
 
 /// A byte string, usually UTF-8.
@@ -100,22 +125,36 @@ impl Serialize for Text {
 }
 
 impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Text(String),
-            Bytes(Vec<u8>),
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextVisitor)
+    }
+}
+
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Text;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, or a list of bytes")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Text, E> {
+        Ok(Text(text.as_bytes().to_vec()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut bytes: A) -> Result<Text, A::Error> {
+        let mut text = Vec::new();
+        while let Some(byte) = bytes.next_element()? {
+            text.push(byte);
         }
-        Ok(Text(match Form::deserialize(deserializer)? {
-            Form::Text(text) => text.into_bytes(),
-            Form::Bytes(bytes) => bytes,
-        }))
+        Ok(Text(text))
     }
 }
 
 /// A sparse tensor: the values that are not zero, their indices, the dense shape.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SparseTensor {
     /// Values, [NNZ].
     pub values: Tensor,

@@ -195,6 +195,17 @@ impl Graph {
         Some(&self.net.node_weight(id.0)?.node)
     }
 
+    /// What errors call a node: its name, else that of its first output.
+    pub fn label(&self, id: NodeId) -> String {
+        let Some(node) = self.node(id) else { return "(removed)".to_owned() };
+        let value = node.outputs.iter().map(|o| &o.name).find(|name| !name.is_empty());
+        match (node.name.as_str(), value) {
+            ("", Some(value)) => value.clone(),
+            ("", None) => "(unnamed)".to_owned(),
+            (name, _) => name.to_owned(),
+        }
+    }
+
     /// The node, to change its operation, names, types or subgraphs. The number of outputs may only grow.
     pub fn node_mut(&mut self, id: NodeId) -> Option<&mut Node> {
         Some(&mut self.net.node_weight_mut(id.0)?.node)
@@ -299,7 +310,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Makes one operand of a node another value.
+    /// Makes one operand of a node another value; a slot past its operands adds absent ones in between.
     pub fn set_operand(&mut self, user: NodeId, slot: usize, value: Value) {
         let old = self
             .net
@@ -308,6 +319,9 @@ impl Graph {
             .map(|e| e.id());
         if let Some(edge) = old {
             self.net.remove_edge(edge);
+        }
+        if let Some(node) = self.net.node_weight_mut(user.0) {
+            node.arity = node.arity.max(slot + 1);
         }
         self.net.add_edge(value.node.0, user.0, Use { output: value.slot, operand: slot });
     }
@@ -351,6 +365,27 @@ impl Graph {
         self.net.node_weight(index).map_or(u64::MAX, |s| s.sequence)
     }
 
+    /// All nodes in the order of insertion, cycles or not.
+    pub fn ids(&self) -> Vec<NodeId> {
+        let mut ids: Vec<_> = self.net.node_indices().map(|i| (self.sequence(i), NodeId(i))).collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// The nodes of every cycle: those that depend on themselves, grouped with the ones they share a cycle with.
+    pub fn cycles(&self) -> Vec<Vec<NodeId>> {
+        let mut cycles: Vec<Vec<NodeId>> = petgraph::algo::kosaraju_scc(&self.net)
+            .into_iter()
+            .filter(|group| group.len() > 1 || group.iter().any(|i| self.net.contains_edge(*i, *i)))
+            .map(|mut group| {
+                group.sort_unstable_by_key(|i| self.sequence(*i));
+                group.into_iter().map(NodeId).collect()
+            })
+            .collect();
+        cycles.sort_unstable_by_key(|group: &Vec<NodeId>| group.first().map(|id| self.sequence(id.0)));
+        cycles
+    }
+
     /// All nodes in topological order; among ready nodes the first inserted comes first. Error when there is a cycle.
     pub fn order(&self) -> Result<Vec<NodeId>, Error> {
         let mut missing: BTreeMap<NodeIndex, usize> = BTreeMap::new();
@@ -376,19 +411,18 @@ impl Graph {
                 }
             }
         }
-        match missing.keys().next() {
-            None => Ok(order),
-            Some(index) => {
-                let node = NodeId(*index);
-                Err(Error::Cycle { node: self.node(node).map(|n| n.name.clone()).unwrap_or_default() })
-            }
+        if missing.is_empty() {
+            return Ok(order);
         }
+        let node = self.cycles().first().and_then(|group| group.first().copied());
+        Err(Error::Cycle { node: node.map(|id| self.label(id)).unwrap_or_default() })
     }
 
     /// Removes every node that no result depends on, except inputs. Returns how many.
     pub fn erase_dead(&mut self) -> usize {
-        let mut live: BTreeSet<NodeIndex> = self.inputs.iter().map(|id| id.0).collect();
-        let mut stack: Vec<NodeIndex> = self.outputs.iter().map(|o| o.value.node.0).collect();
+        let mut live: BTreeSet<NodeIndex> = BTreeSet::new();
+        let results = self.outputs.iter().map(|o| o.value.node);
+        let mut stack: Vec<NodeIndex> = self.inputs.iter().copied().chain(results).map(|id| id.0).collect();
         while let Some(index) = stack.pop() {
             if live.insert(index) {
                 stack.extend(self.net.edges_directed(index, Direction::Incoming).map(|e| e.source()));
@@ -396,11 +430,11 @@ impl Graph {
         }
         let dead: Vec<_> = self.net.node_indices().filter(|i| !live.contains(i)).collect();
         for index in &dead {
-            if let Some(slot) = self.net.remove_node(*index) {
-                for output in &slot.node.outputs {
-                    self.names.remove(&output.name);
-                }
-            }
+            self.net.remove_node(*index);
+        }
+        if !dead.is_empty() {
+            let values = self.net.node_weights().flat_map(|s| &s.node.outputs).map(|o| &o.name);
+            self.names = values.chain(self.outputs.iter().map(|o| &o.name)).cloned().collect();
         }
         dead.len()
     }
@@ -414,7 +448,8 @@ impl PartialEq for Graph {
             return false;
         }
         let place: BTreeMap<NodeId, usize> = ours.iter().enumerate().map(|(i, id)| (*id, i)).collect();
-        let other_place: BTreeMap<NodeId, usize> = theirs.iter().enumerate().map(|(i, id)| (*id, i)).collect();
+        let other_place: BTreeMap<NodeId, usize> =
+            theirs.iter().enumerate().map(|(i, id)| (*id, i)).collect();
         let same_value = |a: &Value, b: &Value| {
             a.slot == b.slot && place.get(&a.node).is_some_and(|p| other_place.get(&b.node) == Some(p))
         };
@@ -432,11 +467,13 @@ impl PartialEq for Graph {
             && self.metadata == other.metadata
             && self.opsets == other.opsets
             && self.inputs.len() == other.inputs.len()
-            && self.inputs.iter().zip(&other.inputs).all(|(a, b)| place[a] == other_place[b])
+            && self.inputs.iter().zip(&other.inputs).all(|(a, b)| place.get(a) == other_place.get(b))
             && self.outputs.len() == other.outputs.len()
-            && self.outputs.iter().zip(&other.outputs).all(|(a, b)| {
-                same_value(&a.value, &b.value) && a.name == b.name && a.declared == b.declared
-            })
+            && self
+                .outputs
+                .iter()
+                .zip(&other.outputs)
+                .all(|(a, b)| same_value(&a.value, &b.value) && a.name == b.name && a.declared == b.declared)
             && ours.iter().zip(&theirs).all(|(a, b)| self.node(*a) == other.node(*b) && same_operands(a, b))
     }
 }

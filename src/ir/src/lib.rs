@@ -6,10 +6,13 @@ pub mod attribute;
 pub mod dtype;
 pub mod error;
 pub mod graph;
+pub mod infer;
 pub mod op;
 pub mod quant;
 pub mod tensor;
+pub mod text;
 pub mod types;
+pub mod verify;
 
 pub use attribute::{Attribute, F32, SparseTensor, Text};
 pub use dtype::DType;

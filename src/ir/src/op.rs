@@ -12,7 +12,7 @@ use crate::{Attribute, DType, F32, Tensor};
 
 /// What a node computes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[expect(missing_docs, reason = "ONNX documents its operators and attributes")]
 pub enum Op {
     // ---- Sources.
@@ -58,11 +58,11 @@ pub enum Op {
         axes: Option<Vec<i64>>,
         #[serde(default = "yes", skip_serializing_if = "is_yes")]
         keepdims: bool,
-        #[serde(default, skip_serializing_if = "is_no")]
+        #[serde(default, skip_serializing_if = "is_default")]
         noop_with_empty_axes: bool,
     },
     Reshape {
-        #[serde(default, skip_serializing_if = "is_no")]
+        #[serde(default, skip_serializing_if = "is_default")]
         allowzero: bool,
     },
     Transpose {
@@ -106,6 +106,7 @@ pub enum Op {
         axis: i64,
     },
     GatherNd {
+        #[serde(default, skip_serializing_if = "is_default")]
         batch_dims: i64,
     },
     ScatterElements {
@@ -117,7 +118,7 @@ pub enum Op {
     },
     Tile,
     Shape {
-        #[serde(default, skip_serializing_if = "is_zero")]
+        #[serde(default, skip_serializing_if = "is_default")]
         start: i64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         end: Option<i64>,
@@ -132,13 +133,19 @@ pub enum Op {
     MatMul,
     Conv(Window),
     MaxPool {
+        #[serde(default, skip_serializing_if = "is_default")]
         window: Window,
+        #[serde(default, skip_serializing_if = "is_default")]
         ceil_mode: bool,
+        #[serde(default, skip_serializing_if = "is_default")]
         storage_order: i64,
     },
     AveragePool {
+        #[serde(default, skip_serializing_if = "is_default")]
         window: Window,
+        #[serde(default, skip_serializing_if = "is_default")]
         ceil_mode: bool,
+        #[serde(default, skip_serializing_if = "is_default")]
         count_include_pad: bool,
     },
     GlobalAveragePool,
@@ -151,20 +158,20 @@ pub enum Op {
         alpha: F32,
         #[serde(default = "one", skip_serializing_if = "is_one")]
         beta: F32,
-        #[serde(default, skip_serializing_if = "is_no")]
+        #[serde(default, skip_serializing_if = "is_default")]
         trans_a: bool,
-        #[serde(default, skip_serializing_if = "is_no")]
+        #[serde(default, skip_serializing_if = "is_default")]
         trans_b: bool,
     },
     /// Over one axis; `flatten`: over all axes from `axis` on (before opset 13).
     Softmax {
         axis: i64,
-        #[serde(default, skip_serializing_if = "is_no")]
+        #[serde(default, skip_serializing_if = "is_default")]
         flatten: bool,
     },
     LogSoftmax {
         axis: i64,
-        #[serde(default, skip_serializing_if = "is_no")]
+        #[serde(default, skip_serializing_if = "is_default")]
         flatten: bool,
     },
     Gelu {
@@ -203,6 +210,7 @@ pub enum Op {
     Dequantize {
         width: Width,
         mode: SliceMode,
+        #[serde(default, skip_serializing_if = "is_default")]
         grouping: Grouping,
         layout: WeightLayout,
         shape: Vec<u64>,
@@ -212,6 +220,7 @@ pub enum Op {
     /// x [B, C, ..], width, scale, zero, bias? [M], plane ... -> the convolution [B, M, ..]; rows are output channels.
     NestedConv {
         nested: Nested,
+        #[serde(default, skip_serializing_if = "is_default")]
         window: Window,
         /// Shape of the float weight, [M, C / group, ..].
         shape: Vec<u64>,
@@ -362,15 +371,15 @@ pub enum GeluKind {
 
 /// The sliding window of a convolution or pooling. Empty lists mean ONNX's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 #[expect(missing_docs, reason = "the names are ONNX's")]
 pub struct Window {
-    #[serde(skip_serializing_if = "is_notset")]
+    #[serde(skip_serializing_if = "is_default")]
     pub auto_pad: AutoPad,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dilations: Vec<i64>,
     /// Only for convolutions; 0 stands for the default of 1.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub group: i64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kernel_shape: Vec<i64>,
@@ -404,27 +413,32 @@ pub enum WeightLayout {
 
 /// How to choose the codes of a weight: `matquant.md`, equations 1 and 6 of arXiv 2502.06786.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "documented on the types")]
 pub struct NestedQuantize {
     pub scheme: Scheme,
     pub mode: SliceMode,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub grouping: Grouping,
     pub range: RangeMethod,
     /// The widths whose error counts, with `lambda` as their weights in the same order.
     pub widths: Widths,
     pub lambda: Vec<F32>,
     pub layout: WeightLayout,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub allow_nonfinite: bool,
 }
 
 /// A nested weight in bit planes, as an operand list `width, scale, zero, .., plane0, plane1, ..`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Nested {
     /// Name of the layer: what per-layer widths and reports call it.
     pub layer: String,
     /// How codes are cut to a width.
     pub mode: SliceMode,
     /// Which weights share scale and zero.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub grouping: Grouping,
     /// K: planes are padded to whole bytes.
     pub cols: u64,
@@ -432,6 +446,7 @@ pub struct Nested {
 
 /// An ONNX node that the compiler need not understand. Graph-valued attributes are the node's subgraphs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the names are ONNX's")]
 pub struct Opaque {
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -465,18 +480,10 @@ fn is_yes(b: &bool) -> bool {
     *b
 }
 
-fn is_no(b: &bool) -> bool {
-    !*b
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn is_one(f: &F32) -> bool {
     *f == one()
-}
-
-fn is_zero(i: &i64) -> bool {
-    *i == 0
-}
-
-fn is_notset(a: &AutoPad) -> bool {
-    *a == AutoPad::Notset
 }

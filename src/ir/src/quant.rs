@@ -43,7 +43,7 @@ impl Width {
     }
 
     /// All widths, narrow first.
-    pub fn all() -> impl DoubleEndedIterator<Item = Width> {
+    pub fn all() -> impl DoubleEndedIterator<Item = Width> + Clone {
         (1..=8).map(Width)
     }
 }
@@ -66,9 +66,11 @@ impl FromStr for Width {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Width, ParseError> {
-        text.trim().parse().ok().and_then(|b| Width::new(b).ok()).ok_or_else(|| {
-            ParseError::new("a width of 1 to 8 bits", text)
-        })
+        text.trim()
+            .parse()
+            .ok()
+            .and_then(|b| Width::new(b).ok())
+            .ok_or_else(|| ParseError::new("a width of 1 to 8 bits", text))
     }
 }
 
@@ -78,41 +80,62 @@ impl fmt::Display for Width {
     }
 }
 
-/// A set of widths, wide first; never empty. Written `8,4,2`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A set of widths; never empty. Written wide first: `8,4,2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Vec<Width>", into = "Vec<Width>")]
-pub struct Widths(Vec<Width>);
+pub struct Widths {
+    // Bit r - 1 stands for width r.
+    members: u8,
+}
 
 impl Widths {
     /// The widths, wide first.
-    pub fn as_slice(&self) -> &[Width] {
-        &self.0
+    pub fn iter(self) -> impl DoubleEndedIterator<Item = Width> + Clone {
+        Width::all().rev().filter(move |w| self.contains(*w))
     }
 
-    /// The widths, wide first.
-    pub fn iter(&self) -> impl Iterator<Item = Width> {
-        self.0.iter().copied()
+    /// Whether a width is in the set.
+    pub const fn contains(self, width: Width) -> bool {
+        self.members >> (width.0 - 1) & 1 == 1
+    }
+
+    /// How many there are.
+    pub const fn count(self) -> usize {
+        self.members.count_ones() as usize
+    }
+
+    /// The widest.
+    pub const fn widest(self) -> Width {
+        Width(8 - self.members.leading_zeros() as u8)
+    }
+}
+
+/// The widths of the paper: 8, 4 and 2.
+impl Default for Widths {
+    fn default() -> Widths {
+        Widths { members: 0b1000_1010 }
     }
 }
 
 impl TryFrom<Vec<Width>> for Widths {
     type Error = ParseError;
 
-    fn try_from(mut widths: Vec<Width>) -> Result<Widths, ParseError> {
-        widths.sort_unstable_by(|a, b| b.cmp(a));
-        if widths.is_empty() {
-            return Err(ParseError::new("at least one width", ""));
+    fn try_from(widths: Vec<Width>) -> Result<Widths, ParseError> {
+        let mut members = 0;
+        for width in widths {
+            let bit = 1 << (width.0 - 1);
+            if members & bit != 0 {
+                return Err(ParseError::new("different widths", format!("{width} twice")));
+            }
+            members |= bit;
         }
-        match widths.windows(2).find(|w| w[0] == w[1]) {
-            Some(pair) => Err(ParseError::new("different widths", format!("{} twice", pair[0]))),
-            None => Ok(Widths(widths)),
-        }
+        if members == 0 { Err(ParseError::new("at least one width", "none")) } else { Ok(Widths { members }) }
     }
 }
 
 impl From<Widths> for Vec<Width> {
     fn from(widths: Widths) -> Vec<Width> {
-        widths.0
+        widths.iter().collect()
     }
 }
 
@@ -126,7 +149,7 @@ impl FromStr for Widths {
 
 impl fmt::Display for Widths {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let texts: Vec<_> = self.0.iter().map(Width::to_string).collect();
+        let texts: Vec<_> = self.iter().map(|w| w.to_string()).collect();
         f.write_str(&texts.join(","))
     }
 }
@@ -269,16 +292,21 @@ impl FromStr for RangeMethod {
 
 /// Which weights share a scale and a zero point.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(from = "Option<u32>", into = "Option<u32>")]
+#[serde(try_from = "Option<u32>", into = "Option<u32>")]
 pub enum Grouping {
     /// A whole row: one output channel.
     #[default]
     PerChannel,
-    /// Runs of so many weights of a row; the last run may be shorter. Not zero.
+    /// Runs of so many weights of a row, a multiple of 8 so that they begin at whole bytes of a plane; the last may be shorter.
     Group(u32),
 }
 
 impl Grouping {
+    /// Runs of `size` weights. Error unless that is a multiple of 8; 0 is per channel.
+    pub fn group(size: u32) -> Result<Grouping, ParseError> {
+        Grouping::try_from(Some(size))
+    }
+
     /// Scales of a row of `cols` weights.
     pub fn groups(self, cols: usize) -> usize {
         match self {
@@ -296,9 +324,16 @@ impl Grouping {
     }
 }
 
-impl From<Option<u32>> for Grouping {
-    fn from(size: Option<u32>) -> Grouping {
-        size.filter(|s| *s > 0).map_or(Grouping::PerChannel, Grouping::Group)
+/// None or 0 is per channel.
+impl TryFrom<Option<u32>> for Grouping {
+    type Error = ParseError;
+
+    fn try_from(size: Option<u32>) -> Result<Grouping, ParseError> {
+        match size {
+            None | Some(0) => Ok(Grouping::PerChannel),
+            Some(size) if size.is_multiple_of(8) => Ok(Grouping::Group(size)),
+            Some(size) => Err(ParseError::new("a group size that is a multiple of 8", size)),
+        }
     }
 }
 
@@ -320,7 +355,10 @@ mod tests {
         for bad in ["0", "9", "-1", "", "4.0", "int4", "8,,2", "8,8"] {
             assert!(bad.parse::<Widths>().is_err(), "{bad}");
         }
-        assert_eq!("9".parse::<Width>().unwrap_err().to_string(), "expected a width of 1 to 8 bits, found \"9\"");
+        assert_eq!(
+            "9".parse::<Width>().unwrap_err().to_string(),
+            "expected a width of 1 to 8 bits, found \"9\""
+        );
         assert_eq!("2, 8,4".parse::<Widths>().unwrap().to_string(), "8,4,2");
     }
 

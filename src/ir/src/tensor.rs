@@ -130,9 +130,9 @@ impl Tensor {
             DType::F16 => {
                 Some(bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect())
             }
-            DType::Bf16 => {
-                Some(bytes.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect())
-            }
+            DType::Bf16 => Some(
+                bytes.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
+            ),
             _ => None,
         }
     }
@@ -182,6 +182,7 @@ impl Hash for Tensor {
 
 // In texts a tensor is its type and its bytes in hexadecimal; string tensors list their strings.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct TensorText {
     dtype: DType,
     shape: Vec<usize>,
@@ -213,7 +214,8 @@ impl<'de> Deserialize<'de> for Tensor {
             return Tensor::strings(text.shape, strings).map_err(D::Error::custom);
         }
         let digits: Option<Vec<u32>> = text.hex.chars().map(|c| c.to_digit(16)).collect();
-        let digits = digits.ok_or_else(|| D::Error::custom("a tensor's hex has a character that is no digit"))?;
+        let digits =
+            digits.ok_or_else(|| D::Error::custom("a tensor's hex has a character that is no digit"))?;
         let (pairs, rest) = digits.as_chunks::<2>();
         if !rest.is_empty() {
             return Err(D::Error::custom("a tensor's hex has an odd number of digits"));

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::{DType, Tensor};
 
 /// One dimension of a shape.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Dim {
     /// A known size.
     Size(u64),
@@ -36,7 +34,7 @@ impl Dim {
 }
 
 /// Element type and shape of a tensor, each possibly unknown.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TensorType {
     /// Element type.
     pub dtype: Option<DType>,
@@ -45,7 +43,7 @@ pub struct TensorType {
 }
 
 /// The type of a value.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Type {
     /// A dense tensor.
     Tensor(TensorType),
@@ -122,7 +120,9 @@ impl Type {
                 };
                 dtypes && shapes
             }
-            (Type::Sequence(a), Type::Sequence(b)) | (Type::Optional(a), Type::Optional(b)) => a.compatible(b),
+            (Type::Sequence(a), Type::Sequence(b)) | (Type::Optional(a), Type::Optional(b)) => {
+                a.compatible(b)
+            }
             (Type::Map(ka, va), Type::Map(kb, vb)) => ka == kb && va.compatible(vb),
             (a, b) => a == b,
         }
