@@ -89,8 +89,8 @@ impl DataType {
         }
     }
 
-    /// Bytes of `elements` elements, packed and rounded up to a whole byte; `None` for a type without a fixed size
-    /// and for a size over `u64::MAX`.
+    /// Bytes of `elements` elements, packed and rounded up to a whole byte; `None` for a type without a fixed
+    /// size and for a size over `u64::MAX`.
     pub fn byte_size(self, elements: u64) -> Option<u64> {
         let bits = u128::from(self.bits()?) * u128::from(elements);
         u64::try_from(bits.div_ceil(8)).ok()

@@ -84,7 +84,8 @@ pub struct NodeProto {
     pub device_configurations: Vec<NodeDeviceConfigurationProto>,
 }
 
-/// A named attribute; `type` says which field holds the value. Messages are boxed: most attributes are numbers.
+/// A named attribute; `type` says which field holds the value. Messages are boxed: most attributes are
+/// numbers.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct AttributeProto {
     #[prost(string, optional, tag = "1")]

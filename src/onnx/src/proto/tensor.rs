@@ -1,4 +1,5 @@
-//! Tensor values: `TensorProto`, `SparseTensorProto`. To read a tensor's elements see [`crate::file::tensor_bytes`].
+//! Tensor values: `TensorProto`, `SparseTensorProto`. To read a tensor's elements see
+//! [`crate::file::tensor_bytes`].
 
 use super::StringStringEntryProto;
 use bytes::Bytes;
