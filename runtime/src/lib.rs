@@ -1,1 +1,12 @@
-//! stub
+//! The runtime of mqc: the numeric definition of nested quantization and the CPU session.
+//!
+//! Knows graphs and ONNX messages (tract is fed with them); knows nothing of passes, artifacts and the command line.
+
+pub mod cpu;
+pub mod error;
+pub mod nested;
+pub mod nested_node;
+pub mod session;
+
+pub use error::Error;
+pub use session::{Session, evaluate};

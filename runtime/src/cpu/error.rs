@@ -13,7 +13,9 @@ pub enum CpuError {
     )]
     UnsupportedOp { node: String, op: String, domain: String },
     /// A graph or subgraph returns a value that it does not define.
-    #[error("graph `{graph}`: output `{output}` is neither an input, nor an initializer, nor made by a node of it")]
+    #[error(
+        "graph `{graph}`: output `{output}` is neither an input, nor an initializer, nor made by a node of it"
+    )]
     UndefinedOutput { graph: String, output: String },
     /// A node reads a value that nothing defines.
     #[error("value `{0}` is read but no input, initializer or node defines it")]
@@ -24,9 +26,9 @@ pub enum CpuError {
     /// A nested node whose attributes are missing or contradict each other.
     #[error("node `{node}`: {reason}")]
     BadNode { node: String, reason: String },
-    /// A constant whose element type tract cannot hold, or whose bytes do not fill its shape.
-    #[error("constant `{name}`: {reason}")]
-    BadConstant { name: String, reason: String },
+    /// A tensor that does not pass between the IR and tract.
+    #[error("tensor `{name}`: {reason}")]
+    BadTensor { name: String, reason: String },
     /// A run without one of the model's inputs.
     #[error("input `{0}` is missing")]
     MissingInput(String),

@@ -2,11 +2,14 @@
 //!
 //! A graph reaches tract as an ONNX model in which every quantized layer is one node of domain [`DOMAIN`]:
 //!
-//! | op             | inputs        | attributes                                                     | output            |
-//! |----------------|---------------|----------------------------------------------------------------|-------------------|
-//! | `NestedMatMul` | `x[, bias]`   | `layer`                                                        | `[..., N]`        |
-//! | `NestedConv`   | `x[, bias]`   | `layer`, `kernel_shape`, `strides`, `dilations`, `pads`, `auto_pad`, `group` | as ONNX Conv |
-//! | `NestedGather` | `indices`     | `layer`                                                        | `[indices..., K]` |
+//! | op             | inputs       | attributes                  | output            |
+//! |----------------|--------------|-----------------------------|-------------------|
+//! | `NestedMatMul` | `x[, bias]`  | `layer`                     | `[..., N]`        |
+//! | `NestedConv`   | `x[, bias]`  | `layer` and those of Conv   | as Conv           |
+//! | `NestedGather` | `indices`    | `layer`                     | `[indices..., K]` |
+//!
+//! `NestedConv` needs `kernel_shape`: the weight is a matrix and does not tell. Outputs have the type of `x`, a
+//! gather's are f32.
 //!
 //! `layer` names a [`Resident`]: the one copy of the weight, shared by every plan and every width.
 
@@ -25,12 +28,15 @@ mod tensor;
 
 pub use error::CpuError;
 pub use model::{ModelInput, TractModel};
-pub use nested_conv::{ConvGeometry, Padding, nested_conv};
-pub use nested_gather::nested_gather;
+pub use nested_conv::{ConvError, ConvGeometry, Padding, nested_conv};
+pub use nested_gather::{GatherError, nested_gather};
 pub use nested_matmul::nested_matmul;
 pub use resident::Resident;
-pub use tensor::tensor_from_bytes;
-pub use tract_onnx::prelude::{DatumType, Tensor};
+pub use tensor::{tensor_from_tract, tensor_to_tract};
+/// The element type of a tensor in tract.
+pub use tract_onnx::prelude::DatumType;
+/// A tensor in tract's memory.
+pub use tract_onnx::prelude::Tensor as TractTensor;
 
 /// The ONNX domain of the nodes that read resident nested weights.
 pub const DOMAIN: &str = "ai.mqc";

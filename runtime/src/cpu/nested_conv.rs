@@ -1,4 +1,5 @@
-//! Convolution with a nested weight: im2col and a product, or a direct loop when every channel is its own group.
+//! Convolution with a nested weight: im2col and a product, or a direct loop when every channel is its own
+//! group.
 
 use rayon::prelude::*;
 use tract_onnx::tract_hir::internal::{TDim, TVec, ToDim};
@@ -86,7 +87,9 @@ impl ConvGeometry {
                     let padded = dim + (begin[axis] + end[axis]).to_dim();
                     let reach = self.reach(axis);
                     if padded.to_i64().is_ok_and(|padded| padded < reach as i64) {
-                        return Err(format!("the kernel spans {reach} on spatial axis {axis}, the input {padded}"));
+                        return Err(format!(
+                            "the kernel spans {reach} on spatial axis {axis}, the input {padded}"
+                        ));
                     }
                     (padded - reach.to_dim()) / stride + 1
                 }
@@ -101,7 +104,8 @@ impl ConvGeometry {
     }
 
     fn pad_before(&self, axis: usize, input: usize, output: usize) -> usize {
-        let total = ((output.saturating_sub(1)) * self.strides[axis] + self.reach(axis)).saturating_sub(input);
+        let total =
+            ((output.saturating_sub(1)) * self.strides[axis] + self.reach(axis)).saturating_sub(input);
         match &self.padding {
             Padding::Explicit { begin, .. } => begin[axis],
             Padding::SameUpper => total / 2,
@@ -127,9 +131,9 @@ impl ConvGeometry {
     }
 }
 
-/// ONNX Conv of `x`, `[B, C, spatial...]` of shape `shape`, with the weight `[M, C/group * kernel]` at its resident's
-/// current width and `bias` `[M]`. Returns the output row-major and its shape. The result does not depend on the
-/// number of threads.
+/// ONNX Conv of `x`, `[B, C, spatial...]` of shape `shape`, with the weight `[M, C/group * kernel]` at its
+/// resident's current width and `bias` `[M]`. Returns the output row-major and its shape. The result does not
+/// depend on the number of threads.
 ///
 /// # Errors
 /// If shapes and attributes contradict each other, or the weight cannot be read at that width.
@@ -167,7 +171,9 @@ pub fn nested_conv(
             let x = &x[index * channels * size..][..channels * size];
             let weight = &weight[group * rows * k..][..rows * k];
             if channels == 1 && groups > 1 {
-                out.chunks_mut(positions).zip(weight.chunks(taps)).for_each(|(out, w)| windows.slide(x, w, out));
+                out.chunks_mut(positions)
+                    .zip(weight.chunks(taps))
+                    .for_each(|(out, w)| windows.slide(x, w, out));
             } else {
                 convolve(&windows, x, channels, weight, out);
             }
@@ -251,7 +257,8 @@ struct Windows {
     axes: [Axis; 3],
 }
 
-/// A run of windows along the last axis: `output..output + len`, of which `inside` read `line` from `input` on.
+/// A run of windows along the last axis: `output..output + len`, of which `inside` read `line` from `input`
+/// on.
 struct Run {
     output: usize,
     len: usize,
@@ -273,7 +280,9 @@ impl Windows {
 
     /// Whether every window is one input position, in order.
     fn is_pointwise(&self) -> bool {
-        self.axes.iter().all(|axis| axis.kernel == 1 && axis.stride == 1 && axis.pad == 0 && axis.input == axis.output)
+        self.axes
+            .iter()
+            .all(|axis| axis.kernel == 1 && axis.stride == 1 && axis.pad == 0 && axis.input == axis.output)
     }
 
     /// The windows `start..end` in runs along the last axis, each with where tap `tap` reads the input plane.
@@ -297,8 +306,9 @@ impl Windows {
                 .zip(depth.position(line / height.output, tap_d))
                 .filter(|_| from < to)
                 .map(|(h, d)| {
-                    let input = (d * height.input + h) * width.input + from * width.stride + tap_w * width.dilation
-                        - width.pad;
+                    let input =
+                        (d * height.input + h) * width.input + from * width.stride + tap_w * width.dilation
+                            - width.pad;
                     (from - column..to - column, input)
                 });
             let run = Run { output: at - start, len, inside };
@@ -307,7 +317,8 @@ impl Windows {
         })
     }
 
-    /// im2col: what tap `tap` reads of `plane` in the windows `start..start + row.len()`, zero where it is padding.
+    /// im2col: what tap `tap` reads of `plane` in the windows `start..start + row.len()`, zero where it is
+    /// padding.
     fn unfold(&self, plane: &[f32], tap: usize, start: usize, row: &mut [f32]) {
         let stride = self.axes[2].stride;
         for run in self.runs(tap, start, start + row.len()) {

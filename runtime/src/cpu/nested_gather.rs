@@ -5,7 +5,8 @@ use rayon::prelude::*;
 use super::Resident;
 use crate::nested::NestedError;
 
-/// The table's rows `indices`, each counted from the end when negative, at its resident's current width: `[indices, K]`.
+/// The table's rows `indices`, each counted from the end when negative, at its resident's current width:
+/// `[indices, K]`.
 ///
 /// # Errors
 /// The first index outside `-rows..rows`, or a weight that cannot be read at that width.
@@ -16,7 +17,7 @@ pub fn nested_gather(resident: &Resident, indices: &[i64]) -> Result<Vec<f32>, G
     let mut out = vec![0.0; picked.len() * cols];
     out.par_chunks_mut(cols.max(1))
         .zip(&picked)
-        .try_for_each(|(out, &row)| weight.dequantize_rows(width, row..row + 1, out))?;
+        .try_for_each(|(out, &row)| weight.dequantize_row_into(width, row, out))?;
     Ok(out)
 }
 

@@ -9,14 +9,15 @@ use crate::nested::NestedError;
 /// Output rows transposed together, one cache line of the transposed product.
 const LINE: usize = 16;
 
-/// `y[m, n] = sum_k x[m, k] * w[n, k] + bias[n]`, with `x` `[m, K]`, the weight `[N, K]` at its resident's current
-/// width, `bias` `[N]` and `y` `[m, N]`, all row-major. The result does not depend on the number of threads.
+/// `y[m, n] = sum_k x[m, k] * w[n, k] + bias[n]`, with `x` `[m, K]`, the weight `[N, K]` at its resident's
+/// current width, `bias` `[N]` and `y` `[m, N]`, all row-major. The result does not depend on the number of
+/// threads.
 ///
 /// # Errors
 /// If the weight cannot be read at that width.
 pub fn nested_matmul(resident: &Resident, x: &[f32], bias: Option<&[f32]>) -> Result<Vec<f32>, NestedError> {
     let (n, k) = (resident.weight().rows(), resident.weight().cols());
-    let m = if k == 0 { 0 } else { x.len() / k };
+    let m = x.len().checked_div(k).unwrap_or(0);
     let right = Right { data: x, columns: m, row_stride: 1, column_stride: k };
     let mut transposed = vec![0.0; n * m];
     weight_times(resident, right, &mut transposed)?;

@@ -27,7 +27,9 @@ pub(super) struct NestedOp {
 
 impl PartialEq for NestedOp {
     fn eq(&self, other: &Self) -> bool {
-        self.kind == other.kind && self.has_bias == other.has_bias && Arc::ptr_eq(&self.resident, &other.resident)
+        self.kind == other.kind
+            && self.has_bias == other.has_bias
+            && Arc::ptr_eq(&self.resident, &other.resident)
     }
 }
 
@@ -69,7 +71,8 @@ impl NestedOp {
         if self.kind == Kind::Gather {
             let indices = x.cast_to::<i64>()?;
             let rows = nested_gather(&self.resident, indices.try_as_plain_ram()?.as_slice()?)?;
-            let shape: TVec<usize> = x.shape().iter().copied().chain([self.resident.weight().cols()]).collect();
+            let shape: TVec<usize> =
+                x.shape().iter().copied().chain([self.resident.weight().cols()]).collect();
             return tract_ndarray::Array1::from(rows).into_tensor().into_shape(&shape);
         }
         let values = x.cast_to::<f32>()?;
@@ -84,7 +87,11 @@ impl NestedOp {
             Kind::Conv(geometry) => nested_conv(&self.resident, geometry, values, x.shape(), bias)?,
             Kind::MatMul | Kind::Gather => {
                 let cols = self.resident.weight().cols();
-                ensure!(x.shape().last() == Some(&cols), "the input is {:?}, expected [..., {cols}]", x.shape());
+                ensure!(
+                    x.shape().last() == Some(&cols),
+                    "the input is {:?}, expected [..., {cols}]",
+                    x.shape()
+                );
                 let mut shape = x.shape().to_vec();
                 shape[x.rank() - 1] = rows;
                 (nested_matmul(&self.resident, values, bias)?, shape)
@@ -143,7 +150,9 @@ impl Expansion for NestedOp {
     ) -> InferenceResult {
         check_input_arity(inputs, self.inputs())?;
         check_output_arity(outputs, 1)?;
-        s.given(&inputs[0].datum_type, move |s, dtype| s.equals(&outputs[0].datum_type, self.output_type(dtype)))?;
+        s.given(&inputs[0].datum_type, move |s, dtype| {
+            s.equals(&outputs[0].datum_type, self.output_type(dtype))
+        })?;
         s.given(&inputs[0].shape, move |s, shape| s.equals(&outputs[0].shape, self.output_shape(&shape)?))
     }
 

@@ -1,7 +1,5 @@
 //! Panels of weight rows times a matrix: the one place that multiplies.
 
-use std::ops::Range;
-
 use gemm::Parallelism;
 use rayon::prelude::*;
 
@@ -34,41 +32,39 @@ pub(super) fn weight_times(resident: &Resident, right: Right, out: &mut [f32]) -
         return Ok(());
     }
     let panel = panel_rows(cols);
-    out.par_chunks_mut(panel * right.columns).enumerate().try_for_each_init(Vec::new, |scratch, (index, out)| {
-        let range = index * panel..rows.min((index + 1) * panel);
-        scratch.resize(range.len() * cols, 0.0);
-        weight.dequantize_rows(width, range, scratch)?;
-        multiply(scratch, cols, right, out, right.columns);
-        Ok(())
-    })
+    out.par_chunks_mut(panel * right.columns).enumerate().try_for_each_init(
+        Vec::new,
+        |scratch, (index, out)| {
+            let range = index * panel..rows.min((index + 1) * panel);
+            scratch.resize(range.len() * cols, 0.0);
+            weight.dequantize_rows(width, range, scratch)?;
+            multiply(scratch, cols, right, out, right.columns);
+            Ok(())
+        },
+    )
 }
 
 /// The whole weight at its current width, `[rows, cols]` row-major.
 pub(super) fn dequantized(resident: &Resident) -> Result<Vec<f32>, NestedError> {
-    let (weight, width) = (resident.weight(), resident.width());
-    let cols = weight.cols();
-    let panel = panel_rows(cols);
-    let mut out = vec![0.0; weight.rows() * cols];
-    out.par_chunks_mut((panel * cols).max(1)).enumerate().try_for_each(|(index, chunk)| {
-        let start = index * panel;
-        let range: Range<usize> = start..start + chunk.len() / cols;
-        weight.dequantize_rows(width, range, chunk)
-    })?;
+    let weight = resident.weight();
+    let mut out = vec![0.0; weight.rows() * weight.cols()];
+    weight.dequantize_rows(resident.width(), 0..weight.rows(), &mut out)?;
     Ok(out)
 }
 
-/// `out[n, j] = sum_k left[n, k] * right[k, j]` on one thread: `left` is `[rows, cols]` row-major and row n of
-/// `out` starts at `n * out_stride`.
+/// `out[n, j] = sum_k left[n, k] * right[k, j]` on one thread: `left` is `[rows, cols]` row-major and row n
+/// of `out` starts at `n * out_stride`.
 pub(super) fn multiply(left: &[f32], cols: usize, right: Right, out: &mut [f32], out_stride: usize) {
-    let rows = if cols == 0 { 0 } else { left.len() / cols };
+    let rows = left.len().checked_div(cols).unwrap_or(0);
     if rows == 0 || right.columns == 0 {
         return;
     }
     let right_end = (cols - 1) * right.row_stride + (right.columns - 1) * right.column_stride;
     let out_end = (rows - 1) * out_stride + right.columns - 1;
     assert!(right_end < right.data.len() && out_end < out.len() && right.columns <= out_stride);
-    // SAFETY: `left` holds rows * cols elements, the largest offsets read from `right` and written to `out` are
-    // the ends asserted above, all strides are non-negative, and `out` is borrowed mutably, hence aliases nothing.
+    // SAFETY: `left` holds rows * cols elements, the largest offsets read from `right` and written to `out`
+    // are the ends asserted above, all strides are non-negative, and `out` is borrowed mutably, hence aliases
+    // nothing.
     #[allow(unsafe_code, reason = "gemm takes raw pointers")]
     unsafe {
         gemm::gemm(

@@ -1,6 +1,8 @@
 //! What can be wrong with a weight, its codes or its planes.
 
-use super::spec::{SliceMode, Width};
+use std::ops::Range;
+
+use mqc_ir::quant::{SliceMode, Width, Widths};
 
 /// An error of nested quantization. The caller adds the name of the weight.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -52,10 +54,10 @@ pub enum NestedError {
         cols: usize,
     },
     /// Rows outside the weight.
-    #[error("row {row} is asked for, the weight has {rows} rows")]
+    #[error("rows up to {last} are asked for, the weight has {rows} rows counted from 0")]
     Row {
-        /// The row, or the end of the range of rows.
-        row: usize,
+        /// The last row asked for.
+        last: usize,
         /// Rows there are.
         rows: usize,
     },
@@ -78,20 +80,33 @@ pub enum NestedError {
         max: Width,
     },
     /// Error weights that do not match the widths.
-    #[error("lambda must hold one finite weight >= 0 for each of the widths {widths}, not all 0; found {found:?}")]
+    #[error(
+        "lambda must hold one finite weight >= 0 for each of the widths {widths}, not all 0; found {found:?}"
+    )]
     Lambda {
         /// The widths.
-        widths: super::spec::Widths,
+        widths: Widths,
         /// The weights given.
         found: Vec<f32>,
     },
 }
 
 /// Checks a length.
-pub(super) fn check_len(what: &str, unit: &'static str, expected: usize, found: usize) -> Result<(), NestedError> {
+pub(super) fn check_len(
+    what: &str,
+    unit: &'static str,
+    expected: usize,
+    found: usize,
+) -> Result<(), NestedError> {
     if expected == found {
         Ok(())
     } else {
         Err(NestedError::Length { what: what.to_string(), unit, expected, found })
     }
+}
+
+/// Checks that `asked` lies within `rows` rows.
+pub(super) fn check_rows(asked: &Range<usize>, rows: usize) -> Result<(), NestedError> {
+    let end = asked.start.max(asked.end);
+    if end <= rows { Ok(()) } else { Err(NestedError::Row { last: end - 1, rows }) }
 }

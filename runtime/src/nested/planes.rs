@@ -37,7 +37,8 @@ pub fn pack_into(codes: &[u8], rows: usize, cols: usize, planes: [&mut [u8]; 8])
         return Ok(());
     }
     let rows_per_task = rows_per_task(cols);
-    let [p0, p1, p2, p3, p4, p5, p6, p7] = planes.map(|plane| plane.par_chunks_mut(rows_per_task * row_bytes));
+    let [p0, p1, p2, p3, p4, p5, p6, p7] =
+        planes.map(|plane| plane.par_chunks_mut(rows_per_task * row_bytes));
     codes.par_chunks(rows_per_task * cols).zip((p0, p1, p2, p3, p4, p5, p6, p7)).for_each(
         |(codes, (p0, p1, p2, p3, p4, p5, p6, p7))| {
             pack_rows(codes, cols, [p0, p1, p2, p3, p4, p5, p6, p7]);
@@ -71,7 +72,12 @@ fn pack_rows(codes: &[u8], cols: usize, mut planes: [&mut [u8]; 8]) {
 pub fn unpack_row(planes: &[&[u8]], row: usize, out: &mut [u8]) -> Result<(), NestedError> {
     let row_bytes = row_bytes(out.len());
     if planes.len() > 8 {
-        return Err(NestedError::Length { what: "planes".into(), unit: "planes", expected: 8, found: planes.len() });
+        return Err(NestedError::Length {
+            what: "planes".into(),
+            unit: "planes",
+            expected: 8,
+            found: planes.len(),
+        });
     }
     let mut rows: [&[u8]; 8] = [&[]; 8];
     for (p, (slot, plane)) in rows.iter_mut().zip(planes).enumerate() {
@@ -154,8 +160,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn shaped_codes() -> impl Strategy<Value = (usize, usize, Vec<u8>)> {
-        (0usize..9, 0usize..70)
-            .prop_flat_map(|(rows, cols)| (Just(rows), Just(cols), prop::collection::vec(any::<u8>(), rows * cols)))
+        (0usize..9, 0usize..70).prop_flat_map(|(rows, cols)| {
+            (Just(rows), Just(cols), prop::collection::vec(any::<u8>(), rows * cols))
+        })
     }
 
     proptest! {

@@ -10,11 +10,11 @@
 //!
 //! The parenthesis `level - zero` is rounded to f32, then the product is. The level itself is exact.
 
-use super::spec::{SliceMode, Width};
+use mqc_ir::quant::{SliceMode, Width};
 
 /// Distance between two neighbouring levels of an r-bit slice, in 8-bit codes: 2^(8-r).
 pub fn step(width: Width) -> u16 {
-    1 << (8 - width.get())
+    1 << (8 - width.bits())
 }
 
 /// The r-bit slice of code `q` in units of 8-bit codes, a multiple of `step(width)`: at most 255, in extra mode 256.
@@ -117,7 +117,7 @@ mod tests {
 
     /// The formulas of the module's text, in f64 and with a real division.
     fn reference(q: u8, width: Width, mode: SliceMode, scale: f32, zero: f32) -> f64 {
-        let bits = i32::from(width.get());
+        let bits = i32::from(width.bits());
         let step = 2f64.powi(8 - bits);
         let rounded = (f64::from(q) / step + 0.5).floor();
         let (scale, zero) = (f64::from(scale), f64::from(zero));
@@ -129,7 +129,8 @@ mod tests {
     }
 
     fn codes() -> impl Iterator<Item = (u8, Width, SliceMode)> {
-        (0..=255).flat_map(|q| Width::all().flat_map(move |r| MODES.into_iter().map(move |mode| (q, r, mode))))
+        (0..=255)
+            .flat_map(|q| Width::all().flat_map(move |r| MODES.into_iter().map(move |mode| (q, r, mode))))
     }
 
     #[test]
@@ -162,7 +163,7 @@ mod tests {
     #[test]
     fn full_width_is_the_code() {
         for (q, _, mode) in codes() {
-            assert_eq!(dequantize(q, Width::FULL, mode, 1.0, 0.0), f32::from(q));
+            assert_eq!(dequantize(q, Width::MAX, mode, 1.0, 0.0), f32::from(q));
         }
     }
 
@@ -170,7 +171,8 @@ mod tests {
     fn rounding_is_not_a_prefix() {
         for (bits, expected) in [(2, 96), (3, 112), (4, 120), (6, 126)] {
             let width = Width::new(bits).unwrap();
-            let differs = |q: &u8| slice(*q, width, SliceMode::Round) != slice(*q, width, SliceMode::Midpoint);
+            let differs =
+                |q: &u8| slice(*q, width, SliceMode::Round) != slice(*q, width, SliceMode::Midpoint);
             assert_eq!((0..=255).filter(differs).count(), expected, "int{bits}");
         }
     }
@@ -183,16 +185,17 @@ mod tests {
                 levels.dedup();
                 levels.len()
             };
-            let full = 1 << width.get();
+            let full = 1 << width.bits();
             assert_eq!(levels(SliceMode::Midpoint), full);
             assert_eq!(levels(SliceMode::Round), full);
-            assert_eq!(levels(SliceMode::Extra), if width == Width::FULL { full } else { full + 1 });
+            assert_eq!(levels(SliceMode::Extra), if width == Width::MAX { full } else { full + 1 });
         }
     }
 
     #[test]
     fn rounding_to_codes_is_half_to_even_and_saturates() {
-        let cases = [(0.5, 0), (1.5, 2), (2.5, 2), (254.5, 254), (255.5, 255), (1e30, 255), (-3.0, 0), (0.50001, 1)];
+        let cases =
+            [(0.5, 0), (1.5, 2), (2.5, 2), (254.5, 254), (255.5, 255), (1e30, 255), (-3.0, 0), (0.50001, 1)];
         for (position, code) in cases {
             assert_eq!(round_to_code_bits(position) & 0xff, code, "{position}");
         }

@@ -1,0 +1,5 @@
+//! Tests of the CPU session against plain f64 loops.
+
+mod fixture;
+mod graphs;
+mod layers;
