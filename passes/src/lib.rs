@@ -1,1 +1,23 @@
-//! stub
+//! Graph passes: every one is a `Graph -> Graph` function in a table, verified afterwards and dumpable.
+//!
+//! Knows the IR and how to evaluate constants; knows nothing of artifacts, files and the command line.
+
+pub mod deploy;
+pub mod error;
+pub mod fold_constants;
+pub mod gemm_to_matmul;
+pub mod lower_nested;
+pub mod matquant;
+pub mod merge_duplicates;
+pub mod options;
+pub mod pass;
+pub mod pipeline;
+pub mod select;
+pub mod simplify;
+pub mod walk;
+
+pub use error::Error;
+pub use matquant::{Kind, Layer, Report, Skipped};
+pub use options::{LayerOverride, Options, QuantizeOptions};
+pub use pass::{Context, Pass};
+pub use pipeline::{Debug, PASSES, Pipeline};

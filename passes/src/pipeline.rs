@@ -1,0 +1,104 @@
+//! The table of passes and the manager that runs them.
+
+use std::path::PathBuf;
+
+use mqc_ir::{Graph, text, verify};
+
+use crate::{Context, Error, Pass, fold_constants, gemm_to_matmul, matquant, merge_duplicates, simplify};
+
+/// Every pass, in the order in which a compilation runs them.
+pub const PASSES: &[&Pass] = &[
+    &simplify::SINK_CONSTANTS,
+    &simplify::DROP_IDENTITIES,
+    &gemm_to_matmul::GEMM_TO_MATMUL,
+    &fold_constants::FOLD_CONSTANTS,
+    &merge_duplicates::MERGE_DUPLICATES,
+    &simplify::ERASE_DEAD,
+    &matquant::MATQUANT,
+];
+
+/// A list of passes to run.
+pub struct Pipeline(Vec<&'static Pass>);
+
+/// What to show of the way.
+#[derive(Clone, Debug, Default)]
+pub struct Debug {
+    /// Write the graph after each pass into this folder.
+    pub dump_ir: Option<PathBuf>,
+    /// Only after the passes with these names; empty means all.
+    pub dump_after: Vec<String>,
+    /// Make no more than so many rewrites in all, to find the one that does harm.
+    pub stop_after: Option<u64>,
+}
+
+impl Pipeline {
+    /// Simplification without change of meaning.
+    pub fn normalize() -> Pipeline {
+        Pipeline(PASSES.iter().copied().take_while(|p| p.name != matquant::MATQUANT.name).collect())
+    }
+
+    /// From a float model to nested weights.
+    pub fn compile() -> Pipeline {
+        Pipeline(PASSES.to_vec())
+    }
+
+    /// The passes with these names; `normalize` stands for its passes.
+    pub fn named<S: AsRef<str>>(names: &[S]) -> Result<Pipeline, Error> {
+        let mut passes = vec![];
+        for name in names.iter().map(AsRef::as_ref) {
+            if name == "normalize" {
+                passes.extend(Pipeline::normalize().0);
+                continue;
+            }
+            let pass = PASSES.iter().find(|p| p.name == name);
+            passes.push(*pass.ok_or_else(|| Error::UnknownPass(name.to_owned()))?);
+        }
+        Ok(Pipeline(passes))
+    }
+
+    /// The passes.
+    pub fn passes(&self) -> &[&'static Pass] {
+        &self.0
+    }
+
+    /// Runs the passes; infers types and verifies before the first and after each.
+    pub fn run(&self, graph: &mut Graph, context: &mut Context, debug: &Debug) -> Result<(), Error> {
+        for name in &debug.dump_after {
+            Pipeline::named(&[name])?;
+        }
+        check(graph).map_err(Error::InvalidInput)?;
+        dump(graph, 0, "input", debug)?;
+        for (index, pass) in self.0.iter().enumerate() {
+            let _span = tracing::info_span!("pass", name = pass.name).entered();
+            context.enter(pass.name);
+            (pass.run)(graph, context)?;
+            check(graph).map_err(|errors| Error::Invalid { pass: pass.name, errors })?;
+            tracing::debug!(
+                nodes = graph.len(),
+                rewrites = context.rewrites.get(pass.name).copied().unwrap_or(0),
+                "done"
+            );
+            dump(graph, index + 1, pass.name, debug)?;
+        }
+        Ok(())
+    }
+}
+
+fn check(graph: &mut Graph) -> Result<(), Vec<mqc_ir::Error>> {
+    let errors = verify::verify(graph);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    mqc_ir::infer::infer(graph)
+}
+
+fn dump(graph: &Graph, index: usize, name: &str, debug: &Debug) -> Result<(), Error> {
+    let Some(folder) = &debug.dump_ir else { return Ok(()) };
+    if !debug.dump_after.is_empty() && !debug.dump_after.iter().any(|n| n == name) {
+        return Ok(());
+    }
+    let path = folder.join(format!("{index:02}-{name}.mqir"));
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&path, text::print(graph)))
+        .map_err(|source| Error::Dump { path, source })
+}
