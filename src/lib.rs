@@ -1,1 +1,15 @@
-//! stub
+//! mqc: a compiler for nested-integer (Matryoshka) quantization of ONNX models.
+#![doc = include_str!("../README.md")]
+
+pub mod artifact;
+pub mod cli;
+pub mod compile;
+pub mod data;
+pub mod emit;
+pub mod export;
+pub mod load;
+pub mod precision;
+pub mod report;
+pub mod run;
+pub mod usage;
+pub mod verify;

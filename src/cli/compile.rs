@@ -1,0 +1,239 @@
+//! `mqc compile`: the options of the command line and of `mqc.toml`, and the summary.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use mqc_ir::quant::{Grouping, RangeMethod, Scheme, SliceMode, Widths};
+use mqc_passes::{Debug, LayerOverride, Options, QuantizeOptions};
+use serde::Deserialize;
+
+use super::Outcome;
+use super::ui::{Ui, UsageError, bytes, decibel, table};
+use crate::artifact::Manifest;
+use crate::compile::{Compiled, Request, compile};
+use crate::load;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The ONNX model.
+    model: PathBuf,
+    /// The artifact to write; the model's name with .mqc if not given.
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+    /// A file with options; `mqc.toml` beside the model or here is read without asking.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Replace an artifact that is there.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    debug: DebugArgs,
+    /// Print the manifest as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Options that `mqc.toml` can hold too, under the same names; the command line goes first.
+#[derive(clap::Args, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Settings {
+    /// Only in the file: `mqc compile` has its own option.
+    #[arg(skip)]
+    output: Option<PathBuf>,
+    /// The widths that count [default: 8,4,2]; every width from 1 to 8 can be run.
+    #[arg(long)]
+    bits: Option<Widths>,
+    /// The weight of each width's error, in the order of --bits from wide to narrow; all 1 if not given.
+    #[arg(long, value_delimiter = ',')]
+    lambda: Option<Vec<f32>>,
+    /// asymmetric or symmetric [default: asymmetric].
+    #[arg(long)]
+    scheme: Option<Scheme>,
+    /// How codes are cut: midpoint, round (MatQuant) or extra (its Extra-Precision) [default: midpoint].
+    #[arg(long)]
+    slice: Option<SliceMode>,
+    /// How ranges are chosen: minmax, or mse, which searches the clipping with the least error over --bits [default: minmax].
+    #[arg(long)]
+    range: Option<RangeMethod>,
+    /// So many weights share a scale (32, 64, 128); a whole output channel if not given.
+    #[arg(long, value_parser = group_size)]
+    group_size: Option<Grouping>,
+    /// Nest the tables behind Gather too.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    embeddings: Option<bool>,
+    /// Only layers that match a glob (layer, weight or node name).
+    #[arg(long)]
+    include: Vec<String>,
+    /// No layers that match a glob.
+    #[arg(long)]
+    exclude: Vec<String>,
+    /// Accept NaN and infinity in weights.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    allow_nonfinite: Option<bool>,
+    /// `[[layer]]` tables: options for the layers that match a glob.
+    #[arg(skip)]
+    layer: Vec<LayerOverride>,
+}
+
+/// Looking into the compiler.
+#[derive(clap::Args)]
+pub struct DebugArgs {
+    /// Write the IR after each pass into this folder.
+    #[arg(long, value_name = "DIR")]
+    dump_ir: Option<PathBuf>,
+    /// Only after these passes.
+    #[arg(long, value_name = "PASS", requires = "dump_ir")]
+    dump_after: Vec<String>,
+    /// Make no more than so many rewrites, to find the one that does harm.
+    #[arg(long, value_name = "N")]
+    stop_after: Option<u64>,
+}
+
+impl DebugArgs {
+    /// As the pass manager takes it.
+    pub fn to_debug(&self) -> Debug {
+        Debug {
+            dump_ir: self.dump_ir.clone(),
+            dump_after: self.dump_after.clone(),
+            stop_after: self.stop_after,
+        }
+    }
+}
+
+fn group_size(text: &str) -> Result<Grouping> {
+    let size: u32 = text.parse().context("expected a number such as 32, 64 or 128; 0 is a whole channel")?;
+    Ok(Grouping::try_from(Some(size))?)
+}
+
+impl Args {
+    pub fn run(self, ui: &Ui) -> Result<Outcome> {
+        let file = match &self.config {
+            Some(path) => read_settings(path)?,
+            None => {
+                default_config(&self.model).map_or_else(|| Ok(Settings::default()), |p| read_settings(&p))?
+            }
+        };
+        let settings = self.settings.or(file);
+        let output = self.output.or_else(|| settings.output.clone());
+        let output = output.unwrap_or_else(|| self.model.with_extension("mqc"));
+        let options = Options { quantize: settings.quantize()? };
+        let bar = ui.progress("compiling", 1000);
+        let mut shown = 0;
+        let mut progress = |done: u64, total: u64| {
+            let now = done * 1000 / total.max(1);
+            bar.advance(now - shown);
+            shown = now;
+        };
+        let request = Request {
+            model: &self.model,
+            output: &output,
+            force: self.force,
+            options: &options,
+            debug: &self.debug.to_debug(),
+        };
+        let compiled = compile(&request, &mut progress)
+            .with_context(|| format!("cannot compile {}", self.model.display()))?;
+        drop(bar);
+        if self.json {
+            ui.print(serde_json::to_string_pretty(&compiled.manifest)?)?
+        } else {
+            summary(ui, &compiled)?
+        }
+        Ok(Outcome::Passed)
+    }
+}
+
+fn default_config(model: &Path) -> Option<PathBuf> {
+    let beside = model.parent().unwrap_or(Path::new(".")).join("mqc.toml");
+    [beside, PathBuf::from("mqc.toml")].into_iter().find(|p| p.is_file())
+}
+
+fn read_settings(path: &Path) -> Result<Settings> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("{} is not a configuration", path.display()))
+}
+
+impl Settings {
+    /// These settings, and those of `other` where nothing is said here.
+    fn or(self, other: Settings) -> Settings {
+        let list = |own: Vec<String>, other| if own.is_empty() { other } else { own };
+        Settings {
+            output: other.output,
+            bits: self.bits.or(other.bits),
+            lambda: self.lambda.or(other.lambda),
+            scheme: self.scheme.or(other.scheme),
+            slice: self.slice.or(other.slice),
+            range: self.range.or(other.range),
+            group_size: self.group_size.or(other.group_size),
+            embeddings: self.embeddings.or(other.embeddings),
+            include: list(self.include, other.include),
+            exclude: list(self.exclude, other.exclude),
+            allow_nonfinite: self.allow_nonfinite.or(other.allow_nonfinite),
+            layer: other.layer,
+        }
+    }
+
+    /// As the pass takes them.
+    pub fn quantize(self) -> Result<QuantizeOptions> {
+        let widths = self.bits.unwrap_or_default();
+        let count = widths.iter().count();
+        let lambda = self.lambda.unwrap_or_else(|| vec![1.0; count]);
+        if lambda.len() != count {
+            let found = lambda.len();
+            return Err(UsageError(format!(
+                "--lambda needs a number for each of the {count} widths, found {found}"
+            ))
+            .into());
+        }
+        let defaults = QuantizeOptions::default();
+        Ok(QuantizeOptions {
+            widths,
+            lambda,
+            scheme: self.scheme.unwrap_or(defaults.scheme),
+            slice: self.slice.unwrap_or(defaults.slice),
+            range: self.range.unwrap_or(defaults.range),
+            grouping: self.group_size.unwrap_or(defaults.grouping),
+            embeddings: self.embeddings.unwrap_or(defaults.embeddings),
+            include: self.include,
+            exclude: self.exclude,
+            layers: self.layer,
+            allow_nonfinite: self.allow_nonfinite.unwrap_or(defaults.allow_nonfinite),
+        })
+    }
+}
+
+/// Layers with their noise, what stayed in float, sizes.
+fn summary(ui: &Ui, compiled: &Compiled) -> Result<()> {
+    let Manifest { layers, skipped, bits, .. } = &compiled.manifest;
+    let mut t = table(
+        ["nested layer", "op", "shape"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(bits.iter().map(|w| format!("dB at {w}"))),
+        3,
+    );
+    for layer in layers {
+        let ratios = bits.iter().map(|w| decibel(layer.sqnr_db.get(&w).copied().flatten()));
+        let row = [layer.name.clone(), format!("{:?}", layer.op), format!("{:?}", layer.shape)];
+        t.add_row(row.into_iter().chain(ratios));
+    }
+    ui.print(t)?;
+    if !skipped.is_empty() {
+        let mut t = table(["stays in float", "op", "reason"], 3);
+        for s in skipped {
+            t.add_row([&s.node, &s.op, &s.reason]);
+        }
+        ui.print(t)?;
+    }
+    let written = load::folder_bytes(&compiled.artifact)?;
+    ui.print(format_args!(
+        "{}: {} layers nested, {} left in float, {} (the model: {})",
+        compiled.artifact.display(),
+        layers.len(),
+        skipped.len(),
+        bytes(written),
+        bytes(compiled.source_bytes),
+    ))
+}

@@ -1,0 +1,216 @@
+//! From a float model to an artifact: import, passes, quantization, emission.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use mqc_ir::Tensor;
+use mqc_ir::op::{NestedQuantize, WeightLayout};
+use mqc_ir::quant::Width;
+use mqc_passes::lower_nested::NestedTensors;
+use mqc_passes::{Context, Debug, Layer, Options, Pipeline, Report};
+use mqc_runtime::nested::{NestedWeight, QuantizeSpec, WeightView};
+
+use crate::artifact::folder::Builder;
+use crate::artifact::manifest::{self, LayerOp, Manifest, decibels};
+use crate::artifact::store::{self, Layout, ResidentTensor, Store, Writer};
+use crate::artifact::{self, GRAPH, digest};
+use crate::emit::{self, Weights};
+use crate::{load, report};
+
+/// Constants below so many bytes stay inside `graph.onnx`.
+const INLINE: usize = 1 << 10;
+
+/// What to compile and where to.
+pub struct Request<'a> {
+    /// The ONNX model.
+    pub model: &'a Path,
+    /// The artifact to write.
+    pub output: &'a Path,
+    /// Whether an artifact that is there may be replaced.
+    pub force: bool,
+    /// How to quantize.
+    pub options: &'a Options,
+    /// Dumps and limits for finding defects.
+    pub debug: &'a Debug,
+}
+
+/// What was done.
+pub struct Compiled {
+    /// Where the artifact is.
+    pub artifact: PathBuf,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Size of the model with its external data, in bytes.
+    pub source_bytes: u64,
+}
+
+/// Compiles a model. `progress` hears of every layer's weights once they are stored: done so far, of all.
+///
+/// # Errors
+/// Whatever is wrong with the model, the options or the disk; nothing is left behind then.
+pub fn compile(request: &Request, progress: &mut dyn FnMut(u64, u64)) -> Result<Compiled> {
+    let mut model = load::for_compiling(request.model)?;
+    let mut context = Context::new(request.options, request.debug.stop_after);
+    Pipeline::compile().run(&mut model.graph, &mut context, request.debug)?;
+    let Report { layers, skipped } = context.report;
+    mqc_onnx::raise::raise_opset(&mut model.graph, mqc_onnx::nested_functions::LEAST_OPSET)
+        .context("the model's operator set is too old for graph.onnx")?;
+
+    let folder = Builder::new(request.output, request.force)?;
+    let sources = emit::quantized_sources(&model.graph)?;
+    let resident = Weights::collect(&model.graph, INLINE)?;
+    let layout = Layout::new(resident.descriptions(), layers.iter().map(geometry).collect(), 8)?;
+    let writer = Writer::create(&folder.path(store::FILE), layout)?;
+    for (name, tensor) in resident.iter() {
+        writer.write_resident(name, tensor.bytes())?;
+    }
+    let total = layers.iter().map(|l| (l.rows * l.cols) as u64).sum();
+    let mut done = 0;
+    let mut ratios = BTreeMap::new();
+    for layer in &layers {
+        let source =
+            sources.get(&layer.name).with_context(|| format!("layer {} has no weight", layer.name))?;
+        ratios.insert(layer.name.clone(), quantize(layer, source, &writer)?);
+        done += (layer.rows * layer.cols) as u64;
+        progress(done, total);
+    }
+    let tensors = writer.finish()?;
+
+    let stored = Store::open(&folder.path(store::FILE))?;
+    resident.share(&mut model.graph, &stored)?;
+    let nested = layers.iter().map(|l| Ok((l.name.clone(), stored_layer(&stored, &l.name)?)));
+    let nested = nested.collect::<Result<BTreeMap<_, _>>>()?;
+    mqc_passes::lower_nested::lower_nested(&mut model.graph, &layers, &nested)?;
+    mqc_ir::infer::infer(&mut model.graph).map_err(mqc_passes::Error::InvalidInput)?;
+    emit::write_graph(&model, &folder.path(GRAPH), &stored)?;
+
+    let mut manifest = Manifest {
+        format: manifest::FORMAT.to_owned(),
+        version: manifest::VERSION,
+        created_by: manifest::CREATED_BY.to_owned(),
+        source: source(request.model)?,
+        bits: request.options.quantize.widths.clone(),
+        mode: request.options.quantize.slice,
+        scheme: request.options.quantize.scheme,
+        range: request.options.quantize.range,
+        group_size: request.options.quantize.grouping,
+        planes: 8,
+        layers: layers.iter().map(|l| describe(l, &ratios)).collect(),
+        skipped: skipped.iter().map(skipped_row).collect(),
+        files: BTreeMap::new(),
+        tensors,
+        checksum: String::new(),
+    };
+    let source_bytes = load::bytes_with_external_data(request.model)?;
+    report::write(&folder.path(report::FILE), &manifest, &stored, source_bytes)?;
+    manifest.files = manifest::hash_files(folder.dir())?;
+    manifest.write(folder.dir())?;
+    drop(stored);
+    Ok(Compiled { artifact: folder.commit()?, manifest, source_bytes })
+}
+
+fn geometry(layer: &Layer) -> store::LayerGeometry {
+    let groups = layer.spec.grouping.groups(layer.cols);
+    store::LayerGeometry { name: layer.name.clone(), rows: layer.rows, cols: layer.cols, groups }
+}
+
+/// Quantizes one weight into the store. Returns its signal-to-noise ratio in dB at every width.
+fn quantize(layer: &Layer, source: &Tensor, writer: &Writer) -> Result<BTreeMap<Width, Option<f64>>> {
+    let named = || format!("layer {} (weight {})", layer.name, layer.weight);
+    let values = load::f32_values(source).with_context(named)?;
+    let view = match layer.spec.layout {
+        WeightLayout::RowsFirst => WeightView::row_major(&values, layer.rows, layer.cols),
+        WeightLayout::RowsLast => WeightView::transposed(&values, layer.cols, layer.rows),
+    }
+    .with_context(named)?;
+    let weight = NestedWeight::quantize(&view, &spec(&layer.spec)).with_context(named)?;
+    let map = weight.map(Width::MAX);
+    let mut file = writer.layer(&layer.name)?;
+    file.push_rows(weight.planes(), map.scale.as_slice(), map.zero.as_slice())?;
+    file.finish()?;
+    Width::all().map(|w| Ok((w, decibels(weight.sqnr_db(&view, w)?)))).collect()
+}
+
+fn spec(spec: &NestedQuantize) -> QuantizeSpec {
+    QuantizeSpec {
+        scheme: spec.scheme,
+        mode: spec.mode,
+        grouping: spec.grouping,
+        range: spec.range,
+        widths: spec.widths.clone(),
+        lambda: spec.lambda.iter().map(|l| l.0).collect(),
+        allow_nonfinite: spec.allow_nonfinite,
+    }
+}
+
+/// The tensors of a layer as they lie in the mapped store.
+fn stored_layer(stored: &Store, layer: &str) -> Result<NestedTensors> {
+    let tensor = |name: String| -> Result<Tensor> {
+        let (dtype, shape, bytes) = stored.tensor(&name)?;
+        Ok(Tensor::new(dtype, shape, bytes)?)
+    };
+    let planes = (0..stored.planes_available()).map(|p| tensor(store::plane_name(layer, p)));
+    Ok(NestedTensors {
+        scale: tensor(store::scale_name(layer))?,
+        zero: tensor(store::zero_name(layer))?,
+        planes: planes.collect::<Result<_>>()?,
+    })
+}
+
+fn describe(layer: &Layer, ratios: &BTreeMap<String, BTreeMap<Width, Option<f64>>>) -> artifact::Layer {
+    let op = layer.kinds.first().copied().unwrap_or(mqc_passes::Kind::MatMul);
+    let groups = layer.spec.grouping.groups(layer.cols);
+    artifact::Layer {
+        name: layer.name.clone(),
+        nodes: layer.nodes.clone(),
+        op: match op {
+            mqc_passes::Kind::Conv => LayerOp::Conv,
+            mqc_passes::Kind::Gather => LayerOp::Gather,
+            mqc_passes::Kind::Gemm => LayerOp::Gemm,
+            mqc_passes::Kind::MatMul | mqc_passes::Kind::ConvTranspose | mqc_passes::Kind::Recurrent => {
+                LayerOp::MatMul
+            }
+        },
+        shape: layer.shape.iter().map(|&d| d as usize).collect(),
+        layout: layer.spec.layout,
+        rows: layer.rows,
+        cols: layer.cols,
+        group_size: layer.spec.grouping,
+        mode: layer.spec.mode,
+        scheme: layer.spec.scheme,
+        range: layer.spec.range,
+        parameters: (layer.rows * layer.cols) as u64,
+        bytes_per_plane: (layer.rows * layer.cols.div_ceil(8)) as u64,
+        scale_bytes: (layer.rows * groups * 8) as u64,
+        sqnr_db: ratios.get(&layer.name).cloned().unwrap_or_default(),
+    }
+}
+
+fn skipped_row(skipped: &mqc_passes::Skipped) -> manifest::Skipped {
+    manifest::Skipped {
+        node: skipped.node.clone(),
+        op: skipped.kind.name().to_owned(),
+        weight: skipped.weight.clone(),
+        reason: skipped.reason.clone(),
+    }
+}
+
+fn source(model: &Path) -> Result<manifest::Source> {
+    let (sha256, bytes) = digest::of_file(model)?;
+    let file = model.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(manifest::Source { file, sha256, bytes })
+}
+
+/// The row descriptions of resident tensors.
+impl Weights {
+    fn descriptions(&self) -> Vec<ResidentTensor> {
+        self.iter()
+            .map(|(name, t)| ResidentTensor {
+                name: name.to_owned(),
+                dtype: t.dtype(),
+                shape: t.shape().to_vec(),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,116 @@
+//! Opening models and artifacts.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use mqc_ir::{DType, Tensor};
+use mqc_onnx::ops::NESTED_DOMAIN;
+use mqc_onnx::proto::{GraphProto, ModelProto};
+use mqc_onnx::{Model, file, import, inline};
+
+use crate::artifact::store::{self, Store};
+use crate::artifact::{Artifact, manifest};
+
+/// An ONNX model with its local functions inlined: their weights are to be found, and runtimes like tract know none.
+pub fn for_compiling(path: &Path) -> Result<Model> {
+    if path.is_dir() {
+        bail!("{} is a folder, expected an ONNX file", path.display());
+    }
+    let mut loaded = file::read(path)?;
+    inline::inline_functions(&mut loaded.model)?;
+    let mut model = import::from_proto(loaded.model, &loaded.resolver)?;
+    model.graph.fix_weights();
+    Ok(model)
+}
+
+/// An ONNX model as it is.
+pub fn model(path: &Path) -> Result<Model> {
+    Ok(import::import(path)?)
+}
+
+/// Whether the path is an artifact rather than a model file.
+pub fn is_artifact(path: &Path) -> bool {
+    path.join(manifest::FILE).is_file()
+}
+
+/// The inference graph of an artifact; its constants are slices of the artifact's mapped store.
+pub fn artifact_model(artifact: &Artifact) -> Result<Model> {
+    let path = artifact.graph_path();
+    let mut loaded = file::read(&path)?;
+    loaded.resolver.preset(store::FILE, artifact.store().file_bytes());
+    if artifact.store().planes_available() < artifact.store().planes_stored() {
+        drop_planes(&mut loaded.model, artifact.store());
+    }
+    // mqc knows the nested operators; the bodies are for others and are made anew on export.
+    loaded.model.functions.retain(|f| f.domain.as_deref() != Some(NESTED_DOMAIN));
+    import::from_proto(loaded.model, &loaded.resolver)
+        .with_context(|| format!("cannot load {}", path.display()))
+}
+
+/// Takes planes that a cut store lacks out of the graph.
+fn drop_planes(model: &mut ModelProto, store: &Store) {
+    let gone = |name: &str| match store::parse_plane_name(name) {
+        Some((_, plane)) => plane >= store.planes_available(),
+        None => false,
+    };
+    if let Some(graph) = &mut model.graph {
+        drop_planes_in(graph, &gone);
+    }
+}
+
+fn drop_planes_in(graph: &mut GraphProto, gone: &dyn Fn(&str) -> bool) {
+    graph.initializer.retain(|t| !t.name.as_deref().is_some_and(gone));
+    for node in &mut graph.node {
+        if node.domain.as_deref() == Some(NESTED_DOMAIN) {
+            node.input.retain(|name| !gone(name));
+        }
+        for attribute in &mut node.attribute {
+            let bodies = attribute.g.iter_mut().map(|g| &mut **g).chain(&mut attribute.graphs);
+            bodies.for_each(|body| drop_planes_in(body, gone));
+        }
+    }
+}
+
+/// The elements of a float tensor as f32, without a copy where they are that already.
+pub fn f32_values(tensor: &Tensor) -> Result<Cow<'_, [f32]>> {
+    if tensor.dtype() == DType::F32
+        && let Ok(values) = bytemuck::try_cast_slice(tensor.bytes())
+    {
+        return Ok(Cow::Borrowed(values));
+    }
+    match tensor.to_f32_vec() {
+        Some(values) => Ok(Cow::Owned(values)),
+        None => bail!("elements of type {} are not floats", tensor.dtype()),
+    }
+}
+
+/// Size of a model file and of the files that its tensors lie in.
+pub fn bytes_with_external_data(path: &Path) -> Result<u64> {
+    let loaded = file::read(path)?;
+    let mut files = std::collections::BTreeSet::new();
+    if let Some(graph) = &loaded.model.graph {
+        let entries = graph.initializer.iter().flat_map(|t| &t.external_data);
+        files
+            .extend(entries.filter(|e| e.key.as_deref() == Some("location")).filter_map(|e| e.value.clone()));
+    }
+    let mut total = std::fs::metadata(path)?.len();
+    for name in files {
+        let external = path.parent().unwrap_or(Path::new(".")).join(&name);
+        total += std::fs::metadata(&external)
+            .with_context(|| format!("cannot read {}", external.display()))?
+            .len();
+    }
+    Ok(total)
+}
+
+/// Size of all files in a folder.
+pub fn folder_bytes(folder: &Path) -> Result<u64> {
+    let mut total = 0;
+    for entry in std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let entry = entry?;
+        total +=
+            if entry.file_type()?.is_dir() { folder_bytes(&entry.path())? } else { entry.metadata()?.len() };
+    }
+    Ok(total)
+}
