@@ -128,7 +128,7 @@ class Relu:
 
 
 class MaxPool:
-    """2 x 2, stride 2; an odd last row or column is dropped."""
+    """2 x 2, stride 2. It follows a Relu, which drops the gradient of tied zeros."""
 
     params, grads = [], []
 
@@ -136,16 +136,16 @@ class MaxPool:
         self.name = name
 
     def forward(self, x, training):
-        b, h, w, c = self.shape = x.shape
-        cells = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 5, 2, 4).reshape(b, h // 2, w // 2, c, 4)
-        self.best = cells.argmax(-1)[..., None]
-        return cells.max(-1)
+        self.x = x
+        self.y = np.maximum.reduce([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)])
+        return self.y
 
     def backward(self, dy):
-        b, h, w, c = self.shape
-        cells = np.zeros((b, h // 2, w // 2, c, 4), np.float32)
-        np.put_along_axis(cells, self.best, dy[..., None], -1)
-        return cells.reshape(b, h // 2, w // 2, c, 2, 2).transpose(0, 1, 4, 2, 5, 3).reshape(b, h, w, c)
+        dx = np.empty_like(self.x)
+        for i in (0, 1):
+            for j in (0, 1):
+                dx[:, i::2, j::2] = dy * (self.x[:, i::2, j::2] == self.y)
+        return dx
 
     def export(self, graph, x):
         return graph.node("MaxPool", self.name, x, kernel_shape=[2, 2], strides=[2, 2])
@@ -238,11 +238,20 @@ def accuracy(layers, images, labels):
     return float((logits.argmax(1) == labels).mean())
 
 
-def shifted(rng, images, most=2):
-    """Every image moved by up to `most` pixels each way."""
-    padded = np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)))
-    offsets = rng.integers(0, 2 * most + 1, (len(images), 2))
-    return np.stack([image[i : i + 28, j : j + 28] for image, (i, j) in zip(padded, offsets)])
+def distorted(rng, images):
+    """Every image [28, 28, 1] turned by up to 12 degrees, scaled by up to 12 %, moved by up to 2 pixels; bilinear."""
+    count = len(images)
+    angle = rng.uniform(-0.21, 0.21, count)
+    scale = rng.uniform(0.88, 1.12, (count, 1, 1))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).transpose(2, 0, 1) * scale
+    grid = np.stack(np.meshgrid(np.arange(28), np.arange(28), indexing="ij")).reshape(2, -1) - 13.5
+    source = np.clip(turn @ grid + 13.5 + rng.uniform(-2, 2, (count, 2, 1)), -1, 28) + 1  # into the padded image
+    whole = np.minimum(source.astype(int), 28)
+    (fy, fx), (y, x) = (source - whole).transpose(1, 0, 2), whole.transpose(1, 0, 2)
+    padded, n = np.pad(images[..., 0], ((0, 0), (1, 1), (1, 1))), np.arange(count)[:, None]
+    top = padded[n, y, x] * (1 - fx) + padded[n, y, x + 1] * fx
+    bottom = padded[n, y + 1, x] * (1 - fx) + padded[n, y + 1, x + 1] * fx
+    return (top * (1 - fy) + bottom * fy).astype(np.float32).reshape(count, 28, 28, 1)
 
 
 def train(layers, images, labels, rng):
@@ -253,7 +262,7 @@ def train(layers, images, labels, rng):
     for epoch in range(EPOCHS):
         for batch in rng.permutation(len(images)).reshape(-1, BATCH):
             step += 1
-            logits = forward(layers, shifted(rng, images[batch]), training=True)
+            logits = forward(layers, distorted(rng, images[batch]), training=True)
             probabilities = np.exp(logits - logits.max(1, keepdims=True))
             probabilities /= probabilities.sum(1, keepdims=True)
             gradient = (probabilities - np.eye(10, dtype=np.float32)[labels[batch]]) / BATCH
