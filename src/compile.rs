@@ -50,6 +50,8 @@ pub struct Compiled {
 /// # Errors
 /// Whatever is wrong with the model, the options or the disk; nothing is left behind then.
 pub fn compile(request: &Request, progress: &mut dyn FnMut(u64, u64)) -> Result<Compiled> {
+    // First of all, so that an output that may not be written costs no time.
+    let folder = Builder::new(request.output, request.force)?;
     let mut model = load::for_compiling(request.model)?;
     let mut context = Context::new(request.options, request.debug.stop_after);
     Pipeline::compile().run(&mut model.graph, &mut context, request.debug)?;
@@ -57,7 +59,6 @@ pub fn compile(request: &Request, progress: &mut dyn FnMut(u64, u64)) -> Result<
     mqc_onnx::raise::raise_opset(&mut model.graph, mqc_onnx::nested_functions::LEAST_OPSET)
         .context("the model's operator set is too old for graph.onnx")?;
 
-    let folder = Builder::new(request.output, request.force)?;
     let sources = emit::quantized_sources(&model.graph)?;
     let resident = Weights::collect(&model.graph, INLINE)?;
     let layout = Layout::new(resident.descriptions(), layers.iter().map(geometry).collect(), 8)?;

@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use mqc_ir::{DType, Tensor};
+use mqc_ir::{DType, Dim, Graph, Tensor, TensorType, Type, Value};
 use mqc_onnx::ops::NESTED_DOMAIN;
 use mqc_onnx::proto::{GraphProto, ModelProto};
 use mqc_onnx::{Model, file, import, inline};
+use mqc_passes::Pipeline;
 
 use crate::artifact::store::{self, Store};
 use crate::artifact::{Artifact, manifest};
@@ -21,7 +22,29 @@ pub fn for_compiling(path: &Path) -> Result<Model> {
     inline::inline_functions(&mut loaded.model)?;
     let mut model = import::from_proto(loaded.model, &loaded.resolver)?;
     model.graph.fix_weights();
+    forget_empty_sizes(&mut model.graph);
     Ok(model)
+}
+
+/// A float model for the CPU session: normalized, since tract plans some models only so.
+pub fn for_running(path: &Path) -> Result<Model> {
+    let mut model = for_compiling(path)?;
+    let options = mqc_passes::Options::default();
+    let mut context = mqc_passes::Context::new(&options, None);
+    Pipeline::normalize().run(&mut model.graph, &mut context, &mqc_passes::Debug::default())?;
+    Ok(model)
+}
+
+/// Exporters declare sizes of 0 for inputs of any size; an input that is always empty has no use.
+fn forget_empty_sizes(graph: &mut Graph) {
+    for id in graph.inputs().to_vec() {
+        let value = Value { node: id, slot: 0 };
+        let mut ty = graph.ty(value).clone();
+        if let Type::Tensor(TensorType { shape: Some(dims), .. }) = &mut ty {
+            dims.iter_mut().filter(|d| **d == Dim::Size(0)).for_each(|d| *d = Dim::Unknown);
+            graph.set_type(value, ty);
+        }
+    }
 }
 
 /// An ONNX model as it is.

@@ -27,7 +27,7 @@ impl Loaded {
         if load::is_artifact(path) {
             return Loaded::artifact(Artifact::open(path)?);
         }
-        let model = load::for_compiling(path)?;
+        let model = load::for_running(path)?;
         let session = Session::new(&model).with_context(|| format!("cannot load {}", path.display()))?;
         Ok(Loaded { artifact: None, model, session })
     }

@@ -3,9 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
+use mqc::artifact::manifest::LayerOp;
 use mqc::data::{Tensors, read_npz, write_npz};
-use mqc_ir::op::WeightLayout;
-use mqc_ir::{Graph, Op, Tensor, Value};
+use mqc_ir::{DType, Graph, Op, Tensor, Value};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 mod common;
 
@@ -115,9 +117,10 @@ fn check_weights(folder: &Path, width: &str) {
         let found = weight(&graph, &layer.name).to_f32_vec().unwrap();
         let expected = expected[&layer.name].to_f32_vec().unwrap();
         assert_eq!(found.len(), expected.len(), "{}", layer.name);
-        let place = |row: usize, col: usize| match layer.layout {
-            WeightLayout::RowsFirst => row * layer.cols + col,
-            WeightLayout::RowsLast => col * layer.rows + row,
+        // As the node of the export takes it.
+        let place = |row: usize, col: usize| match layer.op {
+            LayerOp::Conv | LayerOp::Gather => row * layer.cols + col,
+            LayerOp::MatMul | LayerOp::Gemm => col * layer.rows + row,
         };
         let (mut noise, mut signal) = (0.0, 0.0);
         for (i, e) in expected.iter().enumerate() {
@@ -228,30 +231,51 @@ fn the_same_model_and_options_give_the_same_bytes() {
     }
 }
 
-/// A model from PyPI: compiled with `options`, run on random inputs, its exports compared.
-fn check_real(model: &Path, options: &str, sizes: &str) {
+/// A model from PyPI: compiled with `options`, run on each set of inputs, its exports compared.
+fn check_real(model: &Path, options: &str, sets: &[Vec<(String, Tensor)>]) {
     let folder = scratch();
     let folder = folder.path();
     succeed(folder, &format!("compile {} -o m.mqc --quiet {options}", model.display()));
-    let graph = mqc::load::model(model).unwrap().graph;
-    let sizes = sizes.split_whitespace().map(|s| s.split_once('=').unwrap());
-    let sizes = sizes.map(|(name, size)| (name.to_owned(), size.parse().unwrap())).collect();
-    let inputs = mqc::data::random_inputs(&graph, 1, &sizes, 2).unwrap();
-    write_npz(&folder.join("in.npz"), &inputs.into_iter().collect::<Vec<_>>()).unwrap();
-    run_widths(folder, &["8", "4", "2"]);
-    for format in ["functions", "float", "qdq", "matmulnbits"] {
-        Exports::write(folder, format, &["8", "4", "2"]).check(folder);
+    let widths = ["8", "4", "2"];
+    let exports =
+        ["functions", "float", "qdq", "matmulnbits"].map(|format| Exports::write(folder, format, &widths));
+    for inputs in sets {
+        write_npz(&folder.join("in.npz"), inputs).unwrap();
+        run_widths(folder, &widths);
+        exports.iter().for_each(|e| e.check(folder));
     }
+}
+
+/// Elements of any type from `next`, which gives their bytes.
+fn tensor(dtype: DType, shape: &[usize], next: impl FnMut() -> Vec<u8>) -> Tensor {
+    let bytes: Vec<u8> = std::iter::repeat_with(next).take(shape.iter().product()).flatten().collect();
+    Tensor::new(dtype, shape.to_vec(), bytes.into()).unwrap()
 }
 
 #[test]
 fn magika_from_pypi() {
     let digest = "3e9b49134e8116ee40b431664dcbed9e199413efddcce1a173c734b4e0521529";
-    check_real(&pypi_file("magika==1.0.3", digest, "model.onnx"), "--group-size 32", "");
+    let model = pypi_file("magika==1.0.3", digest, "model.onnx");
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let bytes = tensor(DType::I32, &[2, 2048], || random.random_range(0..=256i32).to_le_bytes().to_vec());
+    check_real(&model, "--group-size 32", &[vec![("bytes".to_owned(), bytes)]]);
 }
 
+/// Each sample rate takes its own branch of an If.
 #[test]
-fn silero_vad_from_pypi_with_its_branches() {
+fn silero_vad_from_pypi_in_both_branches() {
     let digest = "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8";
-    check_real(&pypi_file("silero-vad==6.2.3", digest, "silero_vad.onnx"), "", "");
+    let model = pypi_file("silero-vad==6.2.3", digest, "silero_vad.onnx");
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let mut floats = |shape: &[usize]| {
+        tensor(DType::F32, shape, || random.random_range(-0.5f32..0.5).to_le_bytes().to_vec())
+    };
+    let sets = [(16000i64, 576), (8000, 288)].map(|(rate, samples)| {
+        vec![
+            ("input".to_owned(), floats(&[1, samples])),
+            ("state".to_owned(), floats(&[2, 1, 128])),
+            ("sr".to_owned(), Tensor::i64_scalar(rate)),
+        ]
+    });
+    check_real(&model, "", &sets);
 }

@@ -22,18 +22,19 @@ const GROWTH: usize = 8;
 const SMALL: usize = 1 << 20;
 
 fn run(graph: &mut Graph, context: &mut Context) -> Result<(), Error> {
+    let opsets = graph.opsets.clone();
     for_each_graph(graph, &mut |graph| {
         let wanted = frontier(graph)?;
         let wanted: Vec<Value> = wanted.into_iter().filter(|_| context.rewrite()).collect();
         if wanted.is_empty() {
             return Ok(());
         }
-        match evaluate(graph, &wanted) {
+        match evaluate(graph, &opsets, &wanted) {
             Ok(tensors) => replace(graph, wanted.iter().copied().zip(tensors))?,
             // One node that the runtime cannot evaluate must not keep the others from folding.
             Err(_) => {
                 for value in wanted {
-                    match evaluate(graph, &[value]) {
+                    match evaluate(graph, &opsets, &[value]) {
                         Ok(tensors) => replace(graph, std::iter::once(value).zip(tensors))?,
                         Err(reason) => tracing::debug!(
                             value = graph.info(value).map_or("", |i| i.name.as_str()),
@@ -124,7 +125,8 @@ fn grows(ty: &Type, below: usize) -> bool {
     bytes.is_some_and(|b| b > below.saturating_mul(GROWTH).max(SMALL) as u64)
 }
 
-fn evaluate(graph: &Graph, wanted: &[Value]) -> Result<Vec<Tensor>, Error> {
+/// The values; `opsets` are those of the model, which bodies do not repeat.
+fn evaluate(graph: &Graph, opsets: &BTreeMap<String, i64>, wanted: &[Value]) -> Result<Vec<Tensor>, Error> {
     let mut needed: BTreeSet<NodeId> = BTreeSet::new();
     let mut stack: Vec<NodeId> = wanted.iter().map(|v| v.node).collect();
     while let Some(id) = stack.pop() {
@@ -133,7 +135,7 @@ fn evaluate(graph: &Graph, wanted: &[Value]) -> Result<Vec<Tensor>, Error> {
         }
     }
     let mut part = Graph::new("constants");
-    part.opsets = graph.opsets.clone();
+    part.opsets = opsets.clone();
     let mut copies: BTreeMap<NodeId, NodeId> = BTreeMap::new();
     for id in graph.order()?.into_iter().filter(|id| needed.contains(id)) {
         let Some(node) = graph.node(id) else { continue };

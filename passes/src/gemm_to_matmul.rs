@@ -2,7 +2,7 @@
 //!
 //! Before: `%y = gemm %a, %b, %c {trans_b = true}`
 //!
-//! After:  `%t = transpose %b {perm = [1, 0]}`, `%m = matmul %a, %t`, `%y = add %m, %c`
+//! After:  `%t = transpose %b {perm = [1, 0]}`, `%m = mat_mul %a, %t`, `%y = add %m, %c`
 //!
 //! Factors alpha and beta other than 1 become multiplications. The product keeps the node's name, the sum the value's.
 

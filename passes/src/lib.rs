@@ -6,6 +6,7 @@ pub mod deploy;
 pub mod error;
 pub mod fold_constants;
 pub mod gemm_to_matmul;
+pub mod inline_if;
 pub mod lower_nested;
 pub mod matquant;
 pub mod merge_duplicates;

@@ -1,8 +1,8 @@
 //! Quantized weights become bit planes, and their users the operations that read them.
 //!
-//! Before: `%q, %s, %z = nested_quantize %w`, `%c = slice_bits %q`, `%d = dequantize %c, %s, %z`, `%y = matmul %x, %d`
+//! Before: `%q, %s, %z = nested_quantize %w`, `%c = slice_bits %q`, `%d = dequantize %c, %s, %z`, `%y = mat_mul %x, %d`
 //!
-//! After:  `%y = nested_matmul %x, %fc1.width, %fc1.scale, %fc1.zero, %fc1.plane0, ...`
+//! After:  `%y = nested_mat_mul %x, %fc1.width, %fc1.scale, %fc1.zero, %fc1.plane0, ...`
 //!
 //! The codes are chosen by the caller, who streams them to a file and gives back the tensors that lie there.
 

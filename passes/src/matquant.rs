@@ -1,8 +1,8 @@
 //! The weights of products, convolutions and (on request) tables become nested integers.
 //!
-//! Before: `%y = matmul %x, %w` with `%w = weight @fc1.weight : f32[32, 16]`
+//! Before: `%y = mat_mul %x, %w` with `%w = weight @fc1.weight : f32[32, 16]`
 //!
-//! After:  `%q, %s, %z = nested_quantize %w`, `%c = slice_bits %q {width = 8}`, `%d = dequantize %c, %s, %z`, `%y = matmul %x, %d`
+//! After:  `%q, %s, %z = nested_quantize %w`, `%c = slice_bits %q {width = 8}`, `%d = dequantize %c, %s, %z`, `%y = mat_mul %x, %d`
 //!
 //! A weight with several users is quantized once; a matrix under a Transpose is read through it. Nothing is left out in
 //! silence: [`Report`] has a row for every product, convolution and table, quantized or skipped with the reason.

@@ -4,11 +4,14 @@ use std::path::PathBuf;
 
 use mqc_ir::{Graph, text, verify};
 
-use crate::{Context, Error, Pass, fold_constants, gemm_to_matmul, matquant, merge_duplicates, simplify};
+use crate::{
+    Context, Error, Pass, fold_constants, gemm_to_matmul, inline_if, matquant, merge_duplicates, simplify,
+};
 
 /// Every pass, in the order in which a compilation runs them.
 pub const PASSES: &[&Pass] = &[
     &simplify::SINK_CONSTANTS,
+    &inline_if::INLINE_IF,
     &simplify::DROP_IDENTITIES,
     &gemm_to_matmul::GEMM_TO_MATMUL,
     &fold_constants::FOLD_CONSTANTS,

@@ -137,9 +137,9 @@ impl Args {
             .with_context(|| format!("cannot compile {}", self.model.display()))?;
         drop(bar);
         if self.json {
-            ui.print(serde_json::to_string_pretty(&compiled.manifest)?)?
-        } else {
-            summary(ui, &compiled)?
+            ui.print(serde_json::to_string_pretty(&compiled.manifest)?)?;
+        } else if !ui.is_quiet() {
+            summary(ui, &compiled)?;
         }
         Ok(Outcome::Passed)
     }

@@ -20,6 +20,11 @@ impl Ui {
         Ui { quiet, terminal: std::io::stderr().is_terminal() }
     }
 
+    /// Whether summaries are unwanted too.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// A line of progress or summary, to standard error.
     pub fn say(&self, line: impl std::fmt::Display) {
         if !self.quiet {

@@ -8,8 +8,8 @@
 //! | `NestedConv`   | `x[, bias]`  | `layer` and those of Conv   | as Conv           |
 //! | `NestedGather` | `indices`    | `layer`                     | `[indices..., K]` |
 //!
-//! `NestedConv` needs `kernel_shape`: the weight is a matrix and does not tell. Outputs have the type of `x`, a
-//! gather's are f32.
+//! `NestedConv` needs `kernel_shape`: the weight is a matrix and does not tell. Outputs have the type of
+//! `x`, a gather's are f32.
 //!
 //! `layer` names a [`Resident`]: the one copy of the weight, shared by every plan and every width.
 
@@ -25,6 +25,7 @@ mod prepare;
 mod product;
 mod resident;
 mod tensor;
+mod typed_branch;
 
 pub use error::CpuError;
 pub use model::{ModelInput, TractModel};

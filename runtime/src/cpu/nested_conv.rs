@@ -156,7 +156,7 @@ pub fn nested_conv(
     let channels = k / taps;
     if k % taps != 0 || channels * groups != shape[1] || m % groups != 0 {
         return Err(ConvError::Shape(format!(
-            "{} input channels in {groups} groups do not fit a weight of {m} rows by {k} = channels/group * {taps}",
+            "{} input channels in {groups} groups do not fit a weight of {m} rows by {k}, {taps} a channel",
             shape[1]
         )));
     }

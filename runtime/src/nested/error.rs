@@ -8,7 +8,7 @@ use mqc_ir::quant::{SliceMode, Width, Widths};
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum NestedError {
     /// A NaN or an infinity among the weights.
-    #[error("weight [{row}, {col}] is {value}; weights must be finite (or allow non-finite weights)")]
+    #[error("weight [{row}, {col}] is {value}; weights must be finite (--allow-nonfinite accepts others)")]
     NonFinite {
         /// Row of the first such weight, in row order.
         row: usize,

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use mqc_ir::quant::{Grouping, RangeMethod, Scheme, SliceMode, Width, Widths};
+
 use super::*;
 
 const MODES: [SliceMode; 3] = [SliceMode::Midpoint, SliceMode::Round, SliceMode::Extra];
@@ -209,7 +211,7 @@ proptest! {
         widths in prop::sample::subsequence((1..=8).collect::<Vec<u8>>(), 1..=8), lambda in prop::array::uniform8(0.01f32..1.0),
     ) {
         let weights: Vec<f32> = weights.iter().map(|weight| weight.powi(power) + shift).collect();
-        let widths = Widths::new(widths.into_iter().map(|bits| Width::new(bits).unwrap())).unwrap();
+        let widths = Widths::try_from(widths.into_iter().map(|bits| Width::new(bits).unwrap()).collect::<Vec<_>>()).unwrap();
         let lambda = lambda[..widths.count()].to_vec();
         let spec = QuantizeSpec { widths, lambda, ..minmax(scheme, mode, Grouping::PerChannel) };
         let full = weighted_error(&weights, &quantize(&weights, &spec), &spec);

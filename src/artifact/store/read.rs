@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap};
 use mqc_ir::DType;
 use rayon::prelude::*;
 
@@ -24,6 +25,7 @@ const NO_PLANE: &str = "the file was cut, it serves narrower widths only";
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
+    mapped: Mapped,
     map: Bytes,
     table: Table,
     layers: Vec<String>,
@@ -39,7 +41,8 @@ impl Store {
     /// An unreadable file; a header that is damaged, claims what is not there, leaves gaps or overlaps; a file that is
     /// longer than its tensors or was cut before the end of the resident ones.
     pub fn open(path: &Path) -> Result<Store> {
-        let map = map(path)?;
+        let mapped = map(path)?;
+        let map = Bytes::from_owner(mapped.clone());
         let table = header::parse(path, &map)?;
         let resident = table.tensors.iter().take_while(|t| parse_plane_name(&t.name).is_none()).count();
         let (resident, planes) = table.tensors.split_at(resident);
@@ -59,7 +62,16 @@ impl Store {
             (planes.len() / layers.len(), complete / layers.len())
         };
         let verified = table.tensors.iter().map(|_| AtomicBool::new(false)).collect();
-        Ok(Store { path: path.to_path_buf(), map, table, layers, planes_stored, planes_available, verified })
+        Ok(Store {
+            path: path.to_path_buf(),
+            mapped,
+            map,
+            table,
+            layers,
+            planes_stored,
+            planes_available,
+            verified,
+        })
     }
 
     /// The file.
@@ -158,7 +170,10 @@ impl Store {
         }
         let verified = &self.verified[self.position(name)?];
         if !verified.load(Ordering::Relaxed) {
-            self.compare(&format!("tensor {name:?}"), expected, &self.bytes(self.info(name)?)?)?;
+            let info = self.info(name)?;
+            let bytes = self.bytes(info)?;
+            let _ = self.mapped.0.advise_range(Advice::WillNeed, info.start as usize, bytes.len());
+            self.compare(&format!("tensor {name:?}"), expected, &bytes)?;
             verified.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -212,10 +227,22 @@ fn check_planes(path: &Path, planes: &[TensorInfo]) -> Result<Vec<String>> {
 }
 
 #[expect(unsafe_code, reason = "mapping a file")]
-fn map(path: &Path) -> Result<Bytes> {
+fn map(path: &Path) -> Result<Mapped> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     // SAFETY: the map is private to this process and read-only. mqc replaces artifacts by renaming and never writes
     // into one, so the bytes do not change below us; that others do not either is a condition in the type's text.
     let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
-    Ok(Bytes::from_owner(map))
+    // Reading ahead would fetch planes that nobody asked for; `verify` says what is needed. Only advice: errors do no harm.
+    let _ = map.advise(Advice::Random);
+    Ok(Mapped(Arc::new(map)))
+}
+
+/// The map, shared by the tensors and by the advice to the kernel.
+#[derive(Clone, Debug)]
+struct Mapped(Arc<Mmap>);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }

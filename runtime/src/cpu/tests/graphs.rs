@@ -150,6 +150,30 @@ fn the_branch_not_taken_may_be_impossible() {
 }
 
 #[test]
+fn a_branch_that_cannot_exist_fails_only_when_taken() {
+    let constant =
+        |name: &str, values: &[usize]| node("Constant", &[], &[name], vec![ints("value_ints", values)]);
+    let halves = vec![constant("two", &[2, 2]), node("Reshape", &["x", "two"], &["h"], vec![])];
+    let thirds = vec![constant("three", &[2, 3]), node("Reshape", &["x", "three"], &["t"], vec![])];
+    let sides = vec![
+        body("then_branch", graph(halves, vec![], &["h"])),
+        body("else_branch", graph(thirds, vec![], &["t"])),
+    ];
+    let inputs = vec![value("c", BOOL, &[]), value("x", FLOAT, &["n"])];
+    let loaded = load(graph(vec![node("If", &["c"], &["y"], sides)], inputs, &["y"]), &[]).unwrap();
+    let x = |len| ("x".to_string(), tensor(&[len], &noise(len, 1)));
+    let shape = |c, len| {
+        let found = loaded.run(vec![("c".into(), truth(c)), x(len)]);
+        found.map(|found| found[0].1.shape().to_vec()).map_err(|error| error.to_string())
+    };
+    assert_eq!(shape(true, 4), Ok(vec![2, 2]));
+    assert_eq!(shape(false, 6), Ok(vec![2, 3]));
+    assert!(shape(false, 4).unwrap_err().contains("the else_branch is taken and does not fit"));
+    assert!(shape(true, 6).unwrap_err().contains("the then_branch is taken and does not fit"));
+    assert!(shape(true, 5).is_err());
+}
+
+#[test]
 fn a_value_that_differs_between_branches_is_not_taken_for_a_constant() {
     let constant = |value: i64| node("Constant", &[], &["v"], vec![int("value_int", value)]);
     let sides = vec![

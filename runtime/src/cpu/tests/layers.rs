@@ -17,7 +17,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn matmul_is_the_product(m in 0usize..40, n in 1usize..300, k in 1usize..300, bits in 1u8..=8, with_bias: bool) {
+    fn matmul_is_the_product(
+        m in 0usize..40,
+        n in 1usize..300,
+        k in 1usize..300,
+        bits in 1u8..=8,
+        with_bias: bool,
+    ) {
         let weight = resident("w", n, k);
         weight.set_width(width(bits));
         let (x, bias) = (noise(m * k, 7), noise(n, 8));
@@ -30,10 +36,16 @@ proptest! {
     }
 
     #[test]
-    fn gather_picks_rows(rows in 1usize..40, cols in 1usize..70, bits in 1u8..=8, picks in prop::collection::vec(any::<u16>(), 0..20)) {
+    fn gather_picks_rows(
+        rows in 1usize..40,
+        cols in 1usize..70,
+        bits in 1u8..=8,
+        picks in prop::collection::vec(any::<u16>(), 0..20),
+    ) {
         let table = resident("t", rows, cols);
         table.set_width(width(bits));
-        let indices: Vec<i64> = picks.iter().map(|p| i64::from(*p) % (2 * rows as i64) - rows as i64).collect();
+        let wrap = |pick: &u16| i64::from(*pick) % (2 * rows as i64) - rows as i64;
+        let indices: Vec<i64> = picks.iter().map(wrap).collect();
         let found = nested_gather(&table, &indices).unwrap();
         let all = floats(&table);
         let expected: Vec<f64> = indices

@@ -45,10 +45,21 @@ pub fn infer(graph: &mut Graph) -> Result<(), Vec<Error>> {
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-fn infer_scope(graph: &mut Graph, mut known: Known, depth: usize, errors: &mut Vec<Error>) {
+/// The small integer and boolean tensors of this graph, subgraphs aside, whose every element follows from types and
+/// constants: `Size(Shape(x)) == 3`, say, where the rank of x is known.
+pub fn known_integers(graph: &Graph) -> BTreeMap<Value, Vec<i64>> {
+    let known = infer_scope(&mut graph.clone(), Known::new(), 0, &mut vec![]);
+    known.into_iter().filter_map(|(value, ints)| Some((value, ints.constants()?))).collect()
+}
+
+/// Infers one graph. Returns the integers that are known in it.
+fn infer_scope(graph: &mut Graph, mut known: Known, depth: usize, errors: &mut Vec<Error>) -> Known {
     let order = match graph.order() {
         Ok(order) => order,
-        Err(error) => return errors.push(error),
+        Err(error) => {
+            errors.push(error);
+            return known;
+        }
     };
     let declared: BTreeMap<Value, Type> =
         graph.outputs().iter().map(|o| (o.value, o.declared.clone())).collect();
@@ -75,6 +86,7 @@ fn infer_scope(graph: &mut Graph, mut known: Known, depth: usize, errors: &mut V
             }
         }
     }
+    known
 }
 
 fn site<'a>(graph: &'a Graph, id: NodeId, known: &'a Known) -> Option<Site<'a>> {

@@ -31,7 +31,8 @@ pub(super) fn coordinates(site: &mut Site) -> Result<(), Error> {
     if site.text("mode", "nearest") != b"nearest" {
         return asymmetric(site, x, scales);
     }
-    let known = site.graph.constant(scales).and_then(|t| t.to_f32_vec());
+    let fixed = !site.graph.inputs().contains(&scales.node);
+    let known = site.graph.constant(scales).filter(|_| fixed).and_then(|t| t.to_f32_vec());
     let rounding = match known.as_deref() {
         Some(known) if known.iter().all(|s| *s >= 1.0) => Some("floor"),
         Some(known) if known.iter().all(|s| *s <= 1.0) => Some("ceil"),

@@ -176,17 +176,17 @@ impl Site<'_> {
         Ok(self.weight(suffix, tensor))
     }
 
-    /// A scalar of the element type of `like`, which must be known.
+    /// A scalar of the element type of `like`, which must be known where there is no `CastLike` (before opset 15).
     pub fn scalar_like(&mut self, suffix: &str, value: f32, like: Value) -> Result<Value, Error> {
-        let dtype = self.ty(like).dtype();
-        let dtype = dtype.ok_or_else(|| {
-            self.refuse("the element type of its input is unknown; add it to the model's value_info")
-        })?;
         let scalar = self.weight(suffix, Tensor::f32_scalar(value));
-        if dtype == DType::F32 {
-            return Ok(scalar);
+        match self.ty(like).dtype() {
+            Some(DType::F32) => Ok(scalar),
+            Some(dtype) => self.apply(Op::Cast { to: dtype, saturate: true }, suffix, &[scalar]),
+            None if self.to >= 15 => self.apply(verbatim("CastLike", []), suffix, &[scalar, like]),
+            None => {
+                Err(self.refuse("the element type of its input is unknown; add it to the model's value_info"))
+            }
         }
-        self.apply(Op::Cast { to: dtype, saturate: true }, suffix, &[scalar])
     }
 
     /// Makes a list an operand; an empty one stands for the default, which is no operand.
