@@ -91,7 +91,7 @@ pub fn compile(request: &Request, progress: &mut dyn FnMut(u64, u64)) -> Result<
         version: manifest::VERSION,
         created_by: manifest::CREATED_BY.to_owned(),
         source: source(request.model)?,
-        bits: request.options.quantize.widths.clone(),
+        bits: request.options.quantize.widths,
         mode: request.options.quantize.slice,
         scheme: request.options.quantize.scheme,
         range: request.options.quantize.range,
@@ -139,7 +139,7 @@ fn spec(spec: &NestedQuantize) -> QuantizeSpec {
         mode: spec.mode,
         grouping: spec.grouping,
         range: spec.range,
-        widths: spec.widths.clone(),
+        widths: spec.widths,
         lambda: spec.lambda.iter().map(|l| l.0).collect(),
         allow_nonfinite: spec.allow_nonfinite,
     }

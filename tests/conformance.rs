@@ -19,7 +19,7 @@ const MODELS: usize = 2029;
 const TOO_OLD: usize = 115;
 
 /// What onnxruntime 1.32 runs of the others.
-const LEAST_RUN: usize = 9999;
+const LEAST_RUN: usize = 1780;
 
 /// Models whose export differs, with the reason: none may be without one.
 const DIFFERENT: &[(&str, &str)] = &[];
@@ -56,7 +56,6 @@ fn every_backend_test_model_goes_in_and_comes_out_the_same() {
         .collect();
     assert!(wrong.is_empty(), "{} exports are wrong:\n{}", wrong.len(), wrong.join("\n"));
     let count = |key: &str| report["summary"][key].as_u64().unwrap() as usize;
-    assert!(LEAST_RUN < 9999, "{}", report["summary"]);
     assert_eq!(count("imported"), MODELS - TOO_OLD);
     assert!(count("ran") >= LEAST_RUN, "onnxruntime ran only {} models", count("ran"));
     assert_eq!(count("different"), DIFFERENT.len(), "an excuse without need");

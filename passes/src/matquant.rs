@@ -285,7 +285,7 @@ impl Quantizer<'_> {
             mode: settings.slice,
             grouping,
             range: settings.range,
-            widths: self.options.widths.clone(),
+            widths: self.options.widths,
             lambda: self.options.lambda.iter().copied().map(F32).collect(),
             layout,
             allow_nonfinite: self.options.allow_nonfinite,

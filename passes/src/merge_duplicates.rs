@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use mqc_ir::{Graph, NodeId, Op, Operands, Value};
+use mqc_ir::{DType, Graph, NodeId, Op, Operands, Value};
 
 use crate::walk::for_each_graph;
 use crate::{Context, Error, Pass};
@@ -19,8 +19,8 @@ pub const MERGE_DUPLICATES: Pass =
 
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
-    Computed(Op, Operands, usize),
-    View { start: usize, len: usize, tensor: mqc_ir::Tensor },
+    Computed(Box<Op>, Operands, usize),
+    View { start: usize, dtype: DType, shape: Vec<usize> },
 }
 
 fn run(graph: &mut Graph, context: &mut Context) -> Result<(), Error> {
@@ -54,10 +54,10 @@ fn key(graph: &Graph, id: NodeId) -> Option<Key> {
             let bytes = tensor.bytes();
             (!bytes.is_empty() && !graph.inputs().contains(&id)).then(|| Key::View {
                 start: bytes.as_ptr().addr(),
-                len: bytes.len(),
-                tensor: tensor.clone(),
+                dtype: tensor.dtype(),
+                shape: tensor.shape().to_vec(),
             })
         }
-        op => Some(Key::Computed(op.clone(), graph.operands(id), node.outputs.len())),
+        op => Some(Key::Computed(Box::new(op.clone()), graph.operands(id), node.outputs.len())),
     }
 }
