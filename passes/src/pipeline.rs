@@ -8,16 +8,30 @@ use crate::{
     Context, Error, Pass, fold_constants, gemm_to_matmul, inline_if, matquant, merge_duplicates, simplify,
 };
 
-/// Every pass, in the order in which a compilation runs them.
+/// Every pass, in the order in which a compilation first runs them.
 pub const PASSES: &[&Pass] = &[
+    &fold_constants::FOLD_CONSTANTS,
     &simplify::SINK_CONSTANTS,
+    &inline_if::INLINE_IF,
+    &inline_if::INLINE_IF,
+    &simplify::DROP_IDENTITIES,
+    &gemm_to_matmul::GEMM_TO_MATMUL,
+    &merge_duplicates::MERGE_DUPLICATES,
+    &simplify::ERASE_DEAD,
+    &matquant::MATQUANT,
+];
+
+/// Constants are folded before they sink into bodies, and again where they arrived.
+const NORMALIZE: &[&Pass] = &[
+    &fold_constants::FOLD_CONSTANTS,
+    &simplify::SINK_CONSTANTS,
+    &inline_if::INLINE_IF,
     &inline_if::INLINE_IF,
     &simplify::DROP_IDENTITIES,
     &gemm_to_matmul::GEMM_TO_MATMUL,
     &fold_constants::FOLD_CONSTANTS,
     &merge_duplicates::MERGE_DUPLICATES,
     &simplify::ERASE_DEAD,
-    &matquant::MATQUANT,
 ];
 
 /// A list of passes to run.
@@ -37,12 +51,12 @@ pub struct Debug {
 impl Pipeline {
     /// Simplification without change of meaning.
     pub fn normalize() -> Pipeline {
-        Pipeline(PASSES.iter().copied().take_while(|p| p.name != matquant::MATQUANT.name).collect())
+        Pipeline(NORMALIZE.to_vec())
     }
 
     /// From a float model to nested weights.
     pub fn compile() -> Pipeline {
-        Pipeline(PASSES.to_vec())
+        Pipeline([NORMALIZE, &[&matquant::MATQUANT]].concat())
     }
 
     /// The passes with these names; `normalize` stands for its passes.

@@ -238,7 +238,7 @@ fn contradictions_name_file_and_field() {
             |m| m["layers"][0]["scale_bytes"] = json!(4),
             "scale_bytes of layer \"fc1\": expected 4 as in the manifest, found 24",
         ),
-        (|m| m["layers"][0]["group_size"] = json!(5), "tensor \"fc1.scale\": shape: expected f32 [3, 2]"),
+        (|m| m["layers"][0]["group_size"] = json!(8), "tensor \"fc1.scale\": shape: expected f32 [3, 2]"),
         (|m| m["layers"][0]["name"] = json!("other"), "layer 0: expected Some(\"other\") as in the manifest"),
         (|m| m["layers"] = json!([]), "layer 0: expected None"),
         (|m| m["tensors"]["x"] = json!(""), "there is no tensor \"x\""),

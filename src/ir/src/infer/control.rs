@@ -35,15 +35,20 @@ fn results(graph: &Graph) -> Vec<Type> {
     graph.outputs().iter().map(|o| graph.ty(o.value).clone()).collect()
 }
 
-/// What both branches give, or the one that is known to be taken.
-pub(super) fn if_outputs(site: &Site) -> Vec<Type> {
-    let taken = site.ints(0).and_then(|c| c.constants()?.first().map(|c| *c != 0));
-    let live = |attribute: &str| match taken {
+/// Whether the body of this name can run: the branch of an If that is known not to be taken cannot.
+pub(super) fn is_live(site: &Site, op: &Opaque, attribute: &str) -> bool {
+    let is_if = op.domain.is_empty() && op.op_type == "If";
+    let taken = site.ints(0).filter(|_| is_if).and_then(|c| c.constants()?.first().map(|c| *c != 0));
+    match taken {
         Some(true) => attribute == "then_branch",
         Some(false) => attribute == "else_branch",
         None => true,
-    };
-    let bodies = site.node.subgraphs.iter().filter(|s| live(&s.attribute));
+    }
+}
+
+/// What both branches give, or the one that is known to be taken.
+pub(super) fn if_outputs(site: &Site, op: &Opaque) -> Vec<Type> {
+    let bodies = site.node.subgraphs.iter().filter(|s| is_live(site, op, &s.attribute));
     let branches: Vec<_> = bodies.map(|s| results(&s.graph)).collect();
     let Some((first, rest)) = branches.split_first() else {
         return vec![];

@@ -124,12 +124,17 @@ fn infer_bodies(graph: &mut Graph, id: NodeId, known: &Known, depth: usize, erro
         types.resize(own, Type::Unknown);
         types.extend(subgraph.captures.iter().map(|slot| site.ty(*slot).clone()));
         let values: Vec<_> = subgraph.captures.iter().map(|slot| site.ints(*slot)).collect();
-        inputs.push((own, types, values));
+        let live = match &site.node.op {
+            Op::Opaque(op) => control::is_live(&site, op, &subgraph.attribute),
+            _ => true,
+        };
+        inputs.push((own, types, values, live));
     }
     let Some(node) = graph.node_mut(id) else {
         return;
     };
-    for (subgraph, (own, types, values)) in node.subgraphs.iter_mut().zip(inputs) {
+    // A branch that is never taken may well contradict the types at hand.
+    for (subgraph, (own, types, values, _)) in node.subgraphs.iter_mut().zip(inputs).filter(|(_, i)| i.3) {
         let body = &mut subgraph.graph;
         let places: Vec<Value> = body.inputs().iter().map(|id| Value { node: *id, slot: 0 }).collect();
         for (place, ty) in places.iter().zip(types) {

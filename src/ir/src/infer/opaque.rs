@@ -131,7 +131,7 @@ pub(super) fn outputs(site: &Site, op: &Opaque) -> Vec<Type> {
             let rank = site.ty(0).rank();
             vec![tensor(site.ty(0).dtype(), rank.map(unknown))]
         }
-        "If" => control::if_outputs(site),
+        "If" => control::if_outputs(site, op),
         "Loop" => control::loop_outputs(site),
         "Scan" => control::scan_outputs(site, op),
         _ => vec![],
