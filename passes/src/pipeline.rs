@@ -13,7 +13,6 @@ pub const PASSES: &[&Pass] = &[
     &fold_constants::FOLD_CONSTANTS,
     &simplify::SINK_CONSTANTS,
     &inline_if::INLINE_IF,
-    &inline_if::INLINE_IF,
     &simplify::DROP_IDENTITIES,
     &gemm_to_matmul::GEMM_TO_MATMUL,
     &merge_duplicates::MERGE_DUPLICATES,
@@ -25,7 +24,6 @@ pub const PASSES: &[&Pass] = &[
 const NORMALIZE: &[&Pass] = &[
     &fold_constants::FOLD_CONSTANTS,
     &simplify::SINK_CONSTANTS,
-    &inline_if::INLINE_IF,
     &inline_if::INLINE_IF,
     &simplify::DROP_IDENTITIES,
     &gemm_to_matmul::GEMM_TO_MATMUL,

@@ -156,9 +156,9 @@ impl<'de> Visitor<'de> for TextVisitor {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SparseTensor {
-    /// Values, [NNZ].
+    /// Values, `[NNZ]`.
     pub values: Tensor,
-    /// Linear indices [NNZ] or coordinates [NNZ, rank], i64.
+    /// Linear indices `[NNZ]` or coordinates `[NNZ, rank]`, i64.
     pub indices: Tensor,
     /// Dense shape.
     pub shape: Vec<i64>,

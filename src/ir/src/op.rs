@@ -217,7 +217,7 @@ pub enum Op {
     },
     /// x [.., K], width i64 [], scale [N, G], zero [N, G], plane u8 [N, ceil(K/8)] ... -> x W^T [.., N].
     NestedMatMul(Nested),
-    /// x [B, C, ..], width, scale, zero, bias? [M], plane ... -> the convolution [B, M, ..]; rows are output channels.
+    /// `x [B, C, ..], width, scale, zero, bias? [M], plane ... -> the convolution [B, M, ..]`; rows are output channels.
     NestedConv {
         nested: Nested,
         #[serde(default, skip_serializing_if = "is_default")]

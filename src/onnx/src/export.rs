@@ -24,7 +24,7 @@ pub use weights::{ExternalLocation, Inline, Located, ToFile, WeightSink};
 /// Says where the bytes of a weight lie already, by its name and itself.
 pub type Locate<'a> = &'a dyn Fn(&str, &Tensor) -> Option<ExternalLocation>;
 
-/// How [`write`] stores weights.
+/// How [`write()`] stores weights.
 #[derive(Clone, Copy)]
 pub struct ExportOptions<'a> {
     /// Weights of more bytes than this, all together, go to the external data file.

@@ -1,4 +1,4 @@
-//! The one place that knows ONNX operator names: [`read`] turns a node into an [`Op`], [`write`] turns it back.
+//! The one place that knows ONNX operator names: [`read`] turns a node into an [`Op`], [`write()`] turns it back.
 //!
 //! A node becomes an [`Op`] only when the `Op` says all that the node says at the model's opset: the right number of
 //! inputs and outputs, every attribute understood. Any other node is [`Op::Opaque`], kept verbatim. Attributes with

@@ -70,10 +70,10 @@ pub enum DataLocation {
 /// A sparse tensor in coordinate form.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct SparseTensorProto {
-    /// The non-zero elements, [NNZ]; its name is the name of the sparse tensor.
+    /// The non-zero elements, `[NNZ]`; its name is the name of the sparse tensor.
     #[prost(message, optional, tag = "1")]
     pub values: Option<TensorProto>,
-    /// Their places, int64: [NNZ] linear or [NNZ, rank].
+    /// Their places, int64: `[NNZ]` linear or `[NNZ, rank]`.
     #[prost(message, optional, tag = "2")]
     pub indices: Option<TensorProto>,
     /// The shape of the dense tensor.
