@@ -115,7 +115,7 @@ fn size_chart(sizes: &[Size], source_bytes: u64) -> String {
     bar(0, "float model".to_owned(), &[(source_bytes, "#718096")]);
     for (index, size) in sizes.iter().enumerate() {
         let values = [(size.planes, parts[0].1), (size.scales, parts[1].1), (size.untouched, parts[2].1)];
-        bar(index as u64 + 1, format!("{} bits", size.bits), &values);
+        bar(index as u64 + 1, bits(size.bits), &values);
     }
     let y = (sizes.len() as u64 + 1) * BAR + 8;
     for (index, (name, colour)) in parts.iter().enumerate() {
@@ -135,7 +135,7 @@ fn ratio_chart(manifest: &Manifest, sizes: &[Size]) -> String {
         svg(LEFT as u64 + 8 * COLUMN as u64 + 10, (manifest.layers.len() + 1) as u64 * ROW as u64 + 10);
     for (column, size) in sizes.iter().enumerate() {
         let x = LEFT + column * COLUMN + COLUMN / 2;
-        let _ = writeln!(svg, "<text x=\"{x}\" y=\"13\" text-anchor=\"middle\">{} bits</text>", size.bits);
+        let _ = writeln!(svg, "<text x=\"{x}\" y=\"13\" text-anchor=\"middle\">{}</text>", bits(size.bits));
     }
     for (row, layer) in manifest.layers.iter().enumerate() {
         let y = (row + 1) * ROW;
@@ -165,6 +165,10 @@ fn ratio_chart(manifest: &Manifest, sizes: &[Size]) -> String {
         }
     }
     svg + "</svg>\n"
+}
+
+fn bits(width: Width) -> String {
+    if width.bits() == 1 { "1 bit".to_owned() } else { format!("{width} bits") }
 }
 
 /// From dark red at 0 dB to white at 45 dB, with an ink that is readable on it.

@@ -17,7 +17,7 @@ pub struct Args {
     /// The artifact.
     artifact: PathBuf,
     /// A width, or a TOML file with widths per layer; with --shared several widths: 8,4,2.
-    #[arg(long, default_value = "8")]
+    #[arg(long)]
     bits: String,
     /// What to write.
     #[arg(long)]

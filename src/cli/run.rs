@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use mqc_ir::quant::Width;
 use serde::Serialize;
 
 use super::Outcome;
@@ -16,8 +17,9 @@ use crate::run::Loaded;
 pub struct Args {
     /// An artifact, or an ONNX model to run in float.
     model: PathBuf,
-    /// A width from 1 to 8, or a TOML file with widths per layer. Several times: one run each, without reloading.
-    #[arg(long, default_value = "8")]
+    /// A width from 1 to 8, or a TOML file with widths per layer; the widest that is stored if not given. Several times: one run each, without
+    /// reloading.
+    #[arg(long)]
     bits: Vec<String>,
     #[command(flatten)]
     inputs: InputArgs,
@@ -83,11 +85,17 @@ impl Args {
         if self.bits.len() > 1 && self.output.as_ref().is_some_and(|o| !o.contains("{bits}")) {
             bail!(UsageError("with several --bits the output path needs {bits} in it".to_owned()));
         }
-        let precisions = self.bits.iter().map(|b| Precision::parse(b)).collect::<Result<Vec<_>>>()?;
+        // A mistake in the arguments shows before a large model is loaded.
+        let mut precisions =
+            self.bits.iter().map(|b| Ok((b.clone(), Precision::parse(b)?))).collect::<Result<Vec<_>>>()?;
         let loaded = Loaded::open(&self.model)?;
+        if precisions.is_empty() {
+            let widest = loaded.opened().map_or(Width::MAX, |a| a.widest());
+            precisions.push((widest.to_string(), Precision::uniform(widest)));
+        }
         let inputs = self.inputs.read(loaded.graph())?;
         let mut rows = vec![];
-        for (text, precision) in self.bits.iter().zip(&precisions) {
+        for (text, precision) in &precisions {
             let outputs = loaded.run(precision, &inputs)?;
             if let Some(path) = &self.output {
                 let name = text.trim_end_matches(".toml").replace(['/', '\\'], "_");

@@ -16,6 +16,7 @@
 mod bind;
 mod branch;
 mod error;
+mod guard;
 mod model;
 mod nested_conv;
 mod nested_gather;

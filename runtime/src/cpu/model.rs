@@ -1,13 +1,13 @@
 //! A graph loaded into tract: one optimised plan for each set of input shapes, all over the same weights.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tract_onnx::pb::{self, ModelProto, tensor_shape_proto, type_proto};
 use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::ops::konst::Const;
 
+use super::guard::guarded;
 use super::tensor::onnx_type;
 use super::{CpuError, Resident, bind, prepare};
 
@@ -220,18 +220,4 @@ fn const_input(name: &str, tensor: &Tensor) -> Result<pb::ValueInfoProto, CpuErr
     let value = type_proto::Value::TensorType(type_proto::Tensor { elem_type, shape: None });
     let r#type = Some(pb::TypeProto { value: Some(value), ..Default::default() });
     Ok(pb::ValueInfoProto { name: name.to_owned(), r#type, ..Default::default() })
-}
-
-/// Runs a piece of tract: an error or a panic of it becomes an error of ours.
-fn guarded<T>(step: &'static str, work: impl FnOnce() -> TractResult<T>) -> Result<T, CpuError> {
-    let reason = match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(error)) => format!("{error:#}"),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            format!("internal failure of tract: {text}")
-        }
-    };
-    Err(CpuError::Tract { step, reason })
 }

@@ -274,6 +274,8 @@ pub(super) fn safetensors_name(dtype: DType) -> Option<&'static str> {
         | DType::U4
         | DType::I2
         | DType::U2
+        | DType::F6E2M3
+        | DType::F6E3M2
         | DType::F4E2M1
         | DType::String
         | DType::C64

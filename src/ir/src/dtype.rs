@@ -32,11 +32,13 @@ pub enum DType {
     F8E5M2,
     F8E5M2FNUZ,
     F8E8M0,
+    F6E2M3,
+    F6E3M2,
     F4E2M1,
 }
 
 /// Every element type, in declaration order.
-pub const ALL: [DType; 26] = [
+pub const ALL: [DType; 28] = [
     DType::F64,
     DType::F32,
     DType::F16,
@@ -62,6 +64,8 @@ pub const ALL: [DType; 26] = [
     DType::F8E5M2,
     DType::F8E5M2FNUZ,
     DType::F8E8M0,
+    DType::F6E2M3,
+    DType::F6E3M2,
     DType::F4E2M1,
 ];
 
@@ -81,6 +85,7 @@ impl DType {
             | DType::F8E5M2
             | DType::F8E5M2FNUZ
             | DType::F8E8M0 => 8,
+            DType::F6E2M3 | DType::F6E3M2 => 6,
             DType::I4 | DType::U4 | DType::F4E2M1 => 4,
             DType::I2 | DType::U2 => 2,
             DType::String => return None,
@@ -104,6 +109,8 @@ impl DType {
             | DType::F8E5M2
             | DType::F8E5M2FNUZ
             | DType::F8E8M0
+            | DType::F6E2M3
+            | DType::F6E3M2
             | DType::F4E2M1 => true,
             DType::I64
             | DType::I32
@@ -152,6 +159,8 @@ impl DType {
             DType::F8E5M2 => "f8e5m2",
             DType::F8E5M2FNUZ => "f8e5m2fnuz",
             DType::F8E8M0 => "f8e8m0",
+            DType::F6E2M3 => "f6e2m3",
+            DType::F6E3M2 => "f6e3m2",
             DType::F4E2M1 => "f4e2m1",
         }
     }

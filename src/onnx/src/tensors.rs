@@ -9,10 +9,12 @@ use crate::Error;
 use crate::file::{Resolver, element_type, map, tensor_bytes, tensor_strings};
 use crate::proto::{DataType, SparseTensorProto, TensorProto};
 
-/// The element type of the IR; `None` for `Undefined` and the 6-bit floats, which the IR does not have.
+/// The element type of the IR; `None` for `Undefined`.
 pub fn dtype(data_type: DataType) -> Option<DType> {
     Some(match data_type {
-        DataType::Undefined | DataType::Float6e2m3 | DataType::Float6e3m2 => return None,
+        DataType::Undefined => return None,
+        DataType::Float6e2m3 => DType::F6E2M3,
+        DataType::Float6e3m2 => DType::F6E3M2,
         DataType::Float => DType::F32,
         DataType::Uint8 => DType::U8,
         DataType::Int8 => DType::I8,
@@ -67,6 +69,8 @@ pub fn data_type(dtype: DType) -> DataType {
         DType::F8E5M2FNUZ => DataType::Float8e5m2fnuz,
         DType::U4 => DataType::Uint4,
         DType::I4 => DataType::Int4,
+        DType::F6E2M3 => DataType::Float6e2m3,
+        DType::F6E3M2 => DataType::Float6e3m2,
         DType::F4E2M1 => DataType::Float4e2m1,
         DType::F8E8M0 => DataType::Float8e8m0,
         DType::U2 => DataType::Uint2,
@@ -91,11 +95,8 @@ pub fn read_file(path: &Path) -> Result<(Option<String>, Tensor), Error> {
 /// The tensor is malformed or its external data cannot be resolved.
 pub fn read(tensor: &TensorProto, resolver: &Resolver) -> Result<Tensor, Error> {
     let data_type = element_type(tensor)?;
-    let found = || Error::Kind {
-        tensor: tensor.name().to_owned(),
-        found: data_type,
-        expected: "another type: 6-bit floats are not supported",
-    };
+    let found =
+        || Error::Kind { tensor: tensor.name().to_owned(), found: data_type, expected: "a type of ONNX" };
     let dtype = dtype(data_type).ok_or_else(found)?;
     let shape = shape(tensor)?;
     if dtype == DType::String {

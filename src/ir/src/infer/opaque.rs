@@ -40,6 +40,8 @@ pub(super) fn element_type(code: i64) -> Option<DType> {
         24 => DType::F8E8M0,
         25 => DType::U2,
         26 => DType::I2,
+        27 => DType::F6E2M3,
+        28 => DType::F6E3M2,
         _ => return None,
     })
 }
