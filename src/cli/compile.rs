@@ -17,31 +17,36 @@ use crate::load;
 pub struct Args {
     /// The ONNX model.
     model: PathBuf,
+    #[command(flatten)]
+    destination: Destination,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    debug: DebugArgs,
+    /// A file with any of these options; `mqc.toml` beside the model or here is read without asking.
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+/// What comes out, and where.
+#[derive(clap::Args, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Destination {
     /// The artifact to write; the model's name with .mqc if not given.
     #[arg(long, short)]
     output: Option<PathBuf>,
-    #[command(flatten)]
-    settings: Settings,
-    /// A file with options; `mqc.toml` beside the model or here is read without asking.
-    #[arg(long)]
-    config: Option<PathBuf>,
     /// Replace an artifact that is there.
     #[arg(long)]
     force: bool,
-    #[command(flatten)]
-    debug: DebugArgs,
     /// Print the manifest as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// Options that `mqc.toml` can hold too, under the same names; the command line goes first.
+/// How to quantize.
 #[derive(clap::Args, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Settings {
-    /// Only in the file: `mqc compile` has its own option.
-    #[arg(skip)]
-    output: Option<PathBuf>,
     /// The widths that count [default: 8,4,2]; every width from 1 to 8 can be run.
     #[arg(long)]
     bits: Option<Widths>,
@@ -78,7 +83,8 @@ pub struct Settings {
 }
 
 /// Looking into the compiler.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct DebugArgs {
     /// Write the IR after each pass into this folder.
     #[arg(long, value_name = "DIR")]
@@ -92,6 +98,14 @@ pub struct DebugArgs {
 }
 
 impl DebugArgs {
+    fn or(self, other: DebugArgs) -> DebugArgs {
+        DebugArgs {
+            dump_ir: self.dump_ir.or(other.dump_ir),
+            dump_after: if self.dump_after.is_empty() { other.dump_after } else { self.dump_after },
+            stop_after: self.stop_after.or(other.stop_after),
+        }
+    }
+
     /// As the pass manager takes it.
     pub fn to_debug(&self) -> Debug {
         Debug {
@@ -109,14 +123,11 @@ fn group_size(text: &str) -> Result<Grouping> {
 
 impl Args {
     pub fn run(self, ui: &Ui) -> Result<Outcome> {
-        let file = match &self.config {
-            Some(path) => read_settings(path)?,
-            None => {
-                default_config(&self.model).map_or_else(|| Ok(Settings::default()), |p| read_settings(&p))?
-            }
-        };
-        let settings = self.settings.or(file);
-        let output = self.output.or_else(|| settings.output.clone());
+        let path = self.config.or_else(|| default_config(&self.model));
+        let file = path.map_or_else(|| Ok(File::default()), |path| File::read(&path))?;
+        let settings = self.settings.or(file.settings);
+        let debug = self.debug.or(file.debug);
+        let output = self.destination.output.or(file.destination.output);
         let output = output.unwrap_or_else(|| self.model.with_extension("mqc"));
         let options = Options { quantize: settings.quantize()? };
         let bar = ui.progress("compiling", 1000);
@@ -129,14 +140,14 @@ impl Args {
         let request = Request {
             model: &self.model,
             output: &output,
-            force: self.force,
+            force: self.destination.force || file.destination.force,
             options: &options,
-            debug: &self.debug.to_debug(),
+            debug: &debug.to_debug(),
         };
         let compiled = compile(&request, &mut progress)
             .with_context(|| format!("cannot compile {}", self.model.display()))?;
         drop(bar);
-        if self.json {
+        if self.destination.json || file.destination.json {
             ui.print(serde_json::to_string_pretty(&compiled.manifest)?)?;
         } else if !ui.is_quiet() {
             summary(ui, &compiled)?;
@@ -150,9 +161,30 @@ fn default_config(model: &Path) -> Option<PathBuf> {
     [beside, PathBuf::from("mqc.toml")].into_iter().find(|p| p.is_file())
 }
 
-fn read_settings(path: &Path) -> Result<Settings> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("{} is not a configuration", path.display()))
+/// `mqc.toml`: every option of the command line under its long name, and `[[layer]]` tables.
+#[derive(Default)]
+struct File {
+    destination: Destination,
+    settings: Settings,
+    debug: DebugArgs,
+}
+
+impl File {
+    fn read(path: &Path) -> Result<File> {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        File::parse(&text).with_context(|| format!("{} is not a configuration", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<File> {
+        let mut table: toml::Table = toml::from_str(text)?;
+        let mut take = |keys: &[&str]| -> toml::Table {
+            keys.iter().filter_map(|key| table.remove_entry(*key)).collect()
+        };
+        let destination = take(&["output", "force", "json"]).try_into()?;
+        let debug = take(&["dump-ir", "dump-after", "stop-after"]).try_into()?;
+        Ok(File { destination, debug, settings: table.try_into()? })
+    }
 }
 
 impl Settings {
@@ -160,7 +192,6 @@ impl Settings {
     fn or(self, other: Settings) -> Settings {
         let list = |own: Vec<String>, other| if own.is_empty() { other } else { own };
         Settings {
-            output: other.output,
             bits: self.bits.or(other.bits),
             lambda: self.lambda.or(other.lambda),
             scheme: self.scheme.or(other.scheme),
@@ -236,4 +267,36 @@ fn summary(ui: &Ui, compiled: &Compiled) -> Result<()> {
         bytes(written),
         bytes(compiled.source_bytes),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Args as _;
+
+    use super::*;
+
+    #[test]
+    fn the_file_knows_every_option_of_the_command_line() {
+        let command = Args::augment_args(clap::Command::new("compile"));
+        let options =
+            command.get_arguments().filter_map(clap::Arg::get_long).filter(|name| *name != "config");
+        for option in options {
+            // Of some type the key must be right: an unknown key is an error for all of them.
+            let values = [
+                "true",
+                "1",
+                "\"x\"",
+                "[8]",
+                "[\"x\"]",
+                "[1.0]",
+                "\"midpoint\"",
+                "\"mse\"",
+                "\"symmetric\"",
+                "64",
+            ];
+            let known = values.iter().any(|value| File::parse(&format!("{option} = {value}")).is_ok());
+            assert!(known, "{option}");
+        }
+        assert!(File::parse("wdiths = [8]").is_err());
+    }
 }
