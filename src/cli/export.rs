@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use mqc_ir::quant::Widths;
 use mqc_passes::deploy::AccuracyLevel;
 
 use super::Outcome;
@@ -16,9 +17,9 @@ use crate::precision::Precision;
 pub struct Args {
     /// The artifact.
     artifact: PathBuf,
-    /// A width, or a TOML file with widths per layer; with --shared several widths: 8,4,2.
+    /// A width, or a TOML file with widths per layer; with --shared several widths. The widest that is stored, or 8,4,2, if not given.
     #[arg(long)]
-    bits: String,
+    bits: Option<String>,
     /// What to write.
     #[arg(long)]
     format: FormatName,
@@ -63,8 +64,10 @@ impl Args {
         };
         let format = match (self.format, self.shared) {
             (FormatName::Matmulnbits, true) => {
-                let widths: mqc_ir::quant::Widths =
-                    self.bits.parse().with_context(|| format!("--bits {}", self.bits))?;
+                let widths: Widths = self.bits.as_deref().map_or_else(
+                    || Ok(Widths::default()),
+                    |b| b.parse().with_context(|| format!("--bits {b}")),
+                )?;
                 let files = export::shared(&artifact, widths, accuracy, &self.output, self.force)?;
                 for (path, size) in files {
                     ui.say(format_args!("{}: {}", path.display(), bytes(size)));
@@ -77,7 +80,10 @@ impl Args {
             (FormatName::Qdq, false) => Format::Qdq,
             (FormatName::Float, false) => Format::Float,
         };
-        let precision = Precision::parse(&self.bits)?;
+        let precision = match &self.bits {
+            Some(bits) => Precision::parse(bits)?,
+            None => Precision::uniform(artifact.widest()),
+        };
         for (path, size) in export::single(&artifact, &precision, format, &self.output, self.force)? {
             ui.say(format_args!("{}: {}", path.display(), bytes(size)));
         }

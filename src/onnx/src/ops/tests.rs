@@ -194,7 +194,7 @@ fn forms_that_say_more_stay_verbatim() {
         ("BatchNormalization", 15, 5, 1, vec![("training_mode", int(1))]),
         ("Cast", 24, 1, 1, vec![("to", int(24)), ("round_mode", text("down"))]),
         ("Cast", 18, 1, 1, vec![("to", int(1)), ("saturate", int(1))]),
-        ("Cast", 28, 1, 1, vec![("to", int(28))]),
+        ("Cast", 28, 1, 1, vec![("to", int(29))]),
         ("Range", 27, 3, 1, vec![("stash_type", int(10))]),
         ("ScatterND", 15, 3, 1, vec![("reduction", text("add"))]),
         ("ScatterND", 16, 3, 1, vec![("reduction", text("max"))]),
