@@ -6,7 +6,6 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use mqc_ir::graph::Output;
 use mqc_ir::tensor::element_count;
 use mqc_ir::{DType, Dim, Graph, Tensor, Type, Value};
 use npyz::WriterBuilder;
@@ -237,9 +236,4 @@ pub fn write_npz(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     let file = writer.into_inner().map_err(|e| e.into_error())?;
     file.persist(path).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(())
-}
-
-/// The declared outputs that a runtime returns, by name.
-pub fn output_names(graph: &Graph) -> Vec<String> {
-    graph.outputs().iter().map(|o: &Output| o.name.clone()).collect()
 }

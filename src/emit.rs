@@ -9,6 +9,7 @@ use mqc_ir::quant::Width;
 use mqc_ir::{Graph, NodeId, Op, Tensor, Value};
 use mqc_onnx::export::{self, ExternalLocation, Located};
 use mqc_onnx::{Model, file, nested_functions};
+use mqc_runtime::nested_node::nested_parts;
 
 use crate::artifact::Artifact;
 use crate::artifact::store::{self, Layout, Store};
@@ -129,6 +130,9 @@ pub fn slice(artifact: &Artifact, width: Width, target: &Path, force: bool) -> R
     let written = artifact.slice(width, target, force, |folder, stored| -> Result<(), anyhow::Error> {
         let mut model = model.clone();
         move_to(&mut model.graph, artifact.store(), stored)?;
+        // Runtimes that only know the function bodies read the width from the graph.
+        let layers = artifact.manifest().layers.iter();
+        crate::export::set_widths(&mut model.graph, &layers.map(|l| (l.name.clone(), width)).collect())?;
         write_graph(&model, &folder.join(crate::artifact::GRAPH), stored)?;
         let manifest = artifact.manifest();
         crate::report::write(&folder.join(crate::report::FILE), manifest, stored, manifest.source.bytes)
@@ -147,29 +151,21 @@ fn move_to(graph: &mut Graph, old: &Store, new: &Store) -> Result<()> {
     mqc_passes::walk::for_each_graph(graph, &mut |graph| -> Result<(), mqc_passes::Error> {
         for id in graph.order()? {
             let Some(node) = graph.node(id) else { continue };
-            match &node.op {
-                Op::NestedMatMul(_) | Op::NestedGather(_) => keep_operands(graph, id, 4 + planes)?,
-                Op::NestedConv { .. } => keep_operands(graph, id, 5 + planes)?,
-                Op::Weight(tensor) => {
-                    let found = names.get(&place(tensor)).filter(|_| !tensor.bytes().is_empty());
-                    let Some((dtype, shape, bytes)) = found.and_then(|n| new.tensor(n).ok()) else {
-                        continue;
-                    };
-                    let tensor = Tensor::new(dtype, shape, bytes)?;
-                    if let Some(node) = graph.node_mut(id) {
-                        node.op = Op::Weight(tensor);
-                    }
-                }
-                _ => {}
+            if let Some((_, first)) = nested_parts(&node.op) {
+                let operands = graph.operands(id);
+                graph.set_operands(id, &operands[..operands.len().min(first + planes)])?;
+                continue;
+            }
+            let Op::Weight(tensor) = &node.op else { continue };
+            let found = names.get(&place(tensor)).filter(|_| !tensor.bytes().is_empty());
+            let Some((dtype, shape, bytes)) = found.and_then(|n| new.tensor(n).ok()) else { continue };
+            let tensor = Tensor::new(dtype, shape, bytes)?;
+            if let Some(node) = graph.node_mut(id) {
+                node.op = Op::Weight(tensor);
             }
         }
         graph.erase_dead();
         Ok(())
     })?;
     Ok(())
-}
-
-fn keep_operands(graph: &mut Graph, id: NodeId, count: usize) -> Result<(), mqc_ir::Error> {
-    let operands = graph.operands(id);
-    graph.set_operands(id, &operands[..operands.len().min(count)])
 }

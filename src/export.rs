@@ -149,7 +149,7 @@ fn finish(model: &mut Model) -> Result<()> {
 }
 
 /// Makes the widths the values of the nodes' `width` operands.
-fn set_widths(graph: &mut Graph, widths: &BTreeMap<String, Width>) -> Result<()> {
+pub fn set_widths(graph: &mut Graph, widths: &BTreeMap<String, Width>) -> Result<()> {
     for_each_graph(graph, &mut |graph| -> Result<(), mqc_passes::Error> {
         for id in graph.order()? {
             let nested = graph.node(id).and_then(|n| mqc_runtime::nested_node::nested_parts(&n.op));
