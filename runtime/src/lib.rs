@@ -4,9 +4,9 @@
 
 pub mod cpu;
 pub mod error;
-pub mod nested;
 pub mod nested_node;
 pub mod session;
 
 pub use error::Error;
+pub use mqc_kernels::nested;
 pub use session::{Session, evaluate};

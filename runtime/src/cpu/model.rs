@@ -90,6 +90,19 @@ impl TractModel {
     /// # Errors
     /// If an input is missing, unknown or of the wrong type, or tract cannot plan or run the graph.
     pub fn run(&self, inputs: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>, CpuError> {
+        let (plan, values) = self.planned(inputs)?;
+        let results = guarded("run", || {
+            let results = plan.run(values)?;
+            results.into_iter().map(plain).collect::<TractResult<Vec<Tensor>>>()
+        })?;
+        Ok(self.outputs.iter().cloned().zip(results).collect())
+    }
+
+    /// The plan for `inputs`, and `inputs` in the order in which it takes them.
+    pub(super) fn planned(
+        &self,
+        inputs: Vec<(String, Tensor)>,
+    ) -> Result<(Arc<TypedSimplePlan>, TVec<TValue>), CpuError> {
         let mut given: BTreeMap<String, Tensor> = inputs.into_iter().collect();
         let mut values = tvec!();
         for input in &self.inputs {
@@ -104,11 +117,7 @@ impl TractModel {
         }
         let key = values.iter().map(|value| (value.datum_type(), value.shape().into())).collect();
         let plan = self.plan(key)?;
-        let results = guarded("run", || {
-            let results = plan.run(values.into_iter().map(|value| value.into_tvalue()).collect())?;
-            results.into_iter().map(plain).collect::<TractResult<Vec<Tensor>>>()
-        })?;
-        Ok(self.outputs.iter().cloned().zip(results).collect())
+        Ok((plan, values.into_iter().map(|value| value.into_tvalue()).collect()))
     }
 
     /// The plan for `key`, made now if it is not among the [`PLANS`] used last.
