@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of ONNX files, of runtimes and of passes.
 
+pub mod activations;
 pub mod attribute;
 pub mod dtype;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod text;
 pub mod types;
 pub mod verify;
 
+pub use activations::Activations;
 pub use attribute::{Attribute, F32, SparseTensor, Text};
 pub use dtype::DType;
 pub use error::Error;

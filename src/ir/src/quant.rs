@@ -19,7 +19,7 @@ pub struct ParseError {
 }
 
 impl ParseError {
-    fn new(expected: &'static str, found: impl ToString) -> ParseError {
+    pub(crate) fn new(expected: &'static str, found: impl ToString) -> ParseError {
         ParseError { expected, found: found.to_string() }
     }
 }

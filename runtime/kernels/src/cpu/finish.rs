@@ -1,0 +1,128 @@
+//! From sums to outputs: zero points, scales, the epilogue, and where outputs lie.
+
+use super::cells::QUAD;
+use super::epilogue::Epilogue;
+use super::streams::Streams;
+use super::strip::{Level, STRIP};
+
+/// How outputs lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Layout {
+    /// [tokens, rows], as MatMul has it.
+    #[default]
+    TokenMajor,
+    /// [rows, tokens], as Conv has it.
+    RowMajor,
+}
+
+/// What is the same for all strips of a product.
+pub(super) struct Finish<'a> {
+    pub level: Level<'a>,
+    /// The rows that are asked for.
+    pub rows: std::ops::Range<usize>,
+    pub tokens: usize,
+    pub layout: Layout,
+    pub epilogue: Epilogue<'a>,
+    /// The streams if sums are of integers and still lack scales.
+    pub integers: Option<&'a Streams>,
+    /// Sums of one token: 2 for int16.
+    pub limbs: usize,
+}
+
+/// The output, written by several threads at places of their own.
+pub(super) struct Out {
+    base: *mut f32,
+    len: usize,
+}
+
+// SAFETY: strips and token ranges do not overlap, so no place is written twice; nobody reads meanwhile.
+#[expect(unsafe_code, reason = "threads write disjoint places")]
+unsafe impl Sync for Out {}
+
+impl Out {
+    pub fn new(y: &mut [f32]) -> Out {
+        Out { base: y.as_mut_ptr(), len: y.len() }
+    }
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "threads write disjoint places")]
+    fn write(&self, at: usize, value: f32) {
+        assert!(at < self.len);
+        // SAFETY: inside the output, which the caller of `MatMul::run` lends mutably.
+        unsafe { self.base.add(at).write(value) };
+    }
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "threads write disjoint places")]
+    fn write_all(&self, at: usize, values: &[f32]) {
+        assert!(at + values.len() <= self.len);
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.base.add(at), values.len()) }.copy_from_slice(values);
+    }
+}
+
+impl Finish<'_> {
+    /// Finishes the rows from `row` on, a multiple of 4, for the streams from `first` on whose `sums` are given.
+    #[inline(always)]
+    pub fn strip(&self, row: usize, sums: &[[f32; STRIP]], first: usize, out: &Out) {
+        let kept = self.rows.start.max(row)..self.rows.end.min(row + STRIP);
+        if kept.is_empty() {
+            return;
+        }
+        let (mut scales, mut offsets, mut bias) = ([0.0; STRIP], [0.0; STRIP], [0.0; STRIP]);
+        for (i, row) in (row..self.level.rows.min(row + STRIP)).enumerate() {
+            if self.integers.is_some() {
+                scales[i] = self.level.step * self.level.scale_of(row, 0);
+                offsets[i] = self.level.offset_of(row, 0);
+            }
+            if let (Some(values), true) = (self.epilogue.bias, self.rows.contains(&row)) {
+                bias[i] = values[row - self.rows.start];
+            }
+        }
+        let count = self.rows.len();
+        let inside = kept.start - row..kept.end - row;
+        for (index, limbs) in sums.chunks_exact(self.limbs).enumerate() {
+            let stream = first + index * self.limbs;
+            let token = stream / self.limbs;
+            let mut y = [0.0; STRIP];
+            match self.integers {
+                None => limbs.iter().for_each(|part| y.iter_mut().zip(part).for_each(|(y, s)| *y += s)),
+                Some(streams) => {
+                    for (limb, part) in limbs.iter().enumerate() {
+                        let unit = streams.unit(stream + limb);
+                        y.iter_mut().zip(part).for_each(|(y, s)| *y += unit * s);
+                    }
+                    let sum = streams.offset_sums(stream + self.limbs - 1).map_or(0.0, |sums| sums[0]);
+                    for i in 0..STRIP {
+                        y[i] = scales[i] * y[i] + offsets[i] * sum;
+                    }
+                }
+            }
+            for i in 0..STRIP {
+                y[i] += bias[i];
+            }
+            self.epilogue.activation.apply(&mut y);
+            let at = |i: usize| match self.layout {
+                Layout::TokenMajor => token * count + row + i - self.rows.start,
+                Layout::RowMajor => (row + i - self.rows.start) * self.tokens + token,
+            };
+            if let Some(gate) = self.epilogue.gate {
+                inside.clone().for_each(|i| y[i] *= gate[at(i)]);
+            }
+            if let Some(residual) = self.epilogue.residual {
+                inside.clone().for_each(|i| y[i] += residual[at(i)]);
+            }
+            match self.layout {
+                Layout::TokenMajor => out.write_all(at(inside.start), &y[inside.clone()]),
+                Layout::RowMajor => inside.clone().for_each(|i| out.write(at(i), y[i])),
+            }
+        }
+    }
+}
+
+/// Puts the sums of a quad's tile into those of its strip.
+pub(super) fn place_quad(quads: &[[f32; QUAD]], quad: usize, sums: &mut [[f32; STRIP]]) {
+    for (from, to) in quads.iter().zip(sums) {
+        to[QUAD * quad..QUAD * (quad + 1)].copy_from_slice(from);
+    }
+}

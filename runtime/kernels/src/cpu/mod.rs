@@ -1,0 +1,34 @@
+//! Products with nested weights on the CPU.
+//!
+//! [`Packed`] keeps planes in the order of [`cells`], [`MatMul`] multiplies by them: `streams` lays out activations,
+//! a kernel of the processor's instruction set sums, `finish` applies scales and the epilogue.
+
+mod cells;
+mod epilogue;
+mod error;
+mod finish;
+mod float_panel;
+mod floats;
+mod isa;
+mod matmul;
+mod packed;
+mod pages;
+mod portable;
+mod streams;
+mod strip;
+mod threads;
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+pub use epilogue::{Activation, Epilogue};
+pub use error::KernelError;
+pub use finish::Layout;
+pub use isa::Isa;
+pub use matmul::MatMul;
+pub use packed::Packed;
+pub use pages::Pages;
+pub use threads::Threads;
+
+#[cfg(test)]
+mod tests;
