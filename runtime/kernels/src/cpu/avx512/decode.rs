@@ -65,8 +65,23 @@ struct Quad<const P: usize, const T: usize> {
     x: [*const i8; T],
 }
 
-/// Sums by stream, row and place of the index in its byte.
-type Sums<const T: usize> = [[[__m512i; 8]; T]; QUAD];
+/// Sums of a row by stream and place of the index in its byte.
+type Sums<const T: usize> = [[__m512i; 8]; T];
+
+/// The part of a block that a row has: where it begins in the quad's block, and which cells there are.
+#[derive(Clone, Copy)]
+struct Part {
+    stride: usize,
+    valid: __mmask16,
+}
+
+impl Part {
+    const WHOLE: Part = Part { stride: 64, valid: !0 };
+
+    fn of(cells: usize) -> Part {
+        if cells >= 16 { Part::WHOLE } else { Part { stride: 4 * cells, valid: (1 << cells) - 1 } }
+    }
+}
 
 impl<const P: usize, const T: usize> Quad<P, T> {
     /// Planes as `class` and `place` count them: rounded indices are always in place 0.
@@ -77,15 +92,32 @@ impl<const P: usize, const T: usize> Quad<P, T> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
     unsafe fn integers<const ROUND: bool>(&self) -> [[__m512i; QUAD]; T] {
-        let mut sums: Sums<T> = [[[_mm512_setzero_si512(); 8]; T]; QUAD];
-        for block in 0..self.cells / 16 {
-            unsafe { self.add_block::<ROUND>(block, 64, !0, &mut sums) };
+        let (whole, rest) = (self.cells / 16, self.cells % 16);
+        let mut out = [[_mm512_setzero_si512(); QUAD]; T];
+        unsafe {
+            if const { classes(Self::form(ROUND)) == 1 } {
+                for block in 0..whole {
+                    self.add_rows_one_by_one::<ROUND>(block, Part::WHOLE, &mut out);
+                }
+                if rest != 0 {
+                    self.add_rows_one_by_one::<ROUND>(whole, Part::of(rest), &mut out);
+                }
+                return out;
+            }
+            let mut sums: [Sums<T>; QUAD] = [[[_mm512_setzero_si512(); 8]; T]; QUAD];
+            for block in 0..whole {
+                self.add_rows_in_pairs(block, Part::WHOLE, &mut sums);
+            }
+            if rest != 0 {
+                self.add_rows_in_pairs(whole, Part::of(rest), &mut sums);
+            }
+            for t in 0..T {
+                for r in 0..QUAD {
+                    out[t][r] = Self::total::<ROUND>(&sums[r][t]);
+                }
+            }
         }
-        let rest = self.cells % 16;
-        if rest != 0 {
-            unsafe { self.add_block::<ROUND>(self.cells / 16, 4 * rest, (1 << rest) - 1, &mut sums) };
-        }
-        std::array::from_fn(|t| std::array::from_fn(|r| Self::total::<ROUND>(&sums[r][t])))
+        out
     }
 
     #[inline]
@@ -98,45 +130,37 @@ impl<const P: usize, const T: usize> Quad<P, T> {
         first: usize,
     ) -> [[__m512i; QUAD]; T] {
         let groups = level.cells.groups();
+        let rows = QUAD.min(level.rows - QUAD * quad);
         let mut totals = [[_mm512_setzero_ps(); QUAD]; T];
         for (block, lane_groups) in level.lane_groups.iter().enumerate() {
-            let mut sums: Sums<T> = [[[_mm512_setzero_si512(); 8]; T]; QUAD];
-            let cells = (self.cells - 16 * block).min(16);
-            let valid = if cells == 16 { !0 } else { (1 << cells) - 1 };
-            unsafe { self.add_block::<ROUND>(block, 4 * cells, valid, &mut sums) };
+            let part = Part::of(self.cells - 16 * block);
             let first_group = 16 * block / level.cells.cells_per_group();
             let present = 1 + lane_groups[15];
             let present = if present >= 16 { !0 } else { (1 << present) - 1 };
             let spread = unsafe { _mm512_loadu_si512(lane_groups.as_ptr().cast()) };
-            for r in 0..QUAD {
-                let row = QUAD * quad + r;
-                if row >= level.rows {
-                    break;
-                }
-                let scales = level.scale[row * groups + first_group..].as_ptr();
+            let units: [__m512; T] = std::array::from_fn(|t| match streams.lanes(first + t) {
+                Some(lanes) => unsafe { _mm512_loadu_ps(lanes[16 * block..].as_ptr()) },
+                None => _mm512_set1_ps(streams.unit(first + t)),
+            });
+            for r in 0..rows {
+                let mut sums: Sums<T> = [[_mm512_setzero_si512(); 8]; T];
+                unsafe { self.add_rows::<ROUND, 1>(block, r, part, [&mut sums]) };
+                let scales = level.scale[(QUAD * quad + r) * groups + first_group..].as_ptr();
                 let scales = unsafe { _mm512_maskz_loadu_ps(present, scales) };
                 let scales = _mm512_permutexvar_ps(spread, scales);
                 for t in 0..T {
-                    let unit = match streams.lanes(first + t) {
-                        Some(lanes) => unsafe { _mm512_loadu_ps(lanes[16 * block..].as_ptr()) },
-                        None => _mm512_set1_ps(streams.unit(first + t)),
-                    };
-                    let sum = _mm512_cvtepi32_ps(Self::total::<ROUND>(&sums[r][t]));
-                    totals[t][r] = _mm512_fmadd_ps(sum, _mm512_mul_ps(scales, unit), totals[t][r]);
+                    let sum = _mm512_cvtepi32_ps(Self::total::<ROUND>(&sums[t]));
+                    totals[t][r] = _mm512_fmadd_ps(sum, _mm512_mul_ps(scales, units[t]), totals[t][r]);
                 }
             }
         }
         let (step, centre) = (_mm512_set1_ps(level.step), _mm512_set1_ps(level.centre));
         for t in 0..T {
-            for r in 0..QUAD {
+            for r in 0..rows {
                 totals[t][r] = _mm512_mul_ps(totals[t][r], step);
-                let row = QUAD * quad + r;
-                if row >= level.rows {
-                    break;
-                }
                 let Some(x) = streams.offset_sums(first + t) else { continue };
-                let scale = &level.scale[row * groups..][..groups];
-                let zero = &level.zero[row * groups..][..groups];
+                let scale = &level.scale[(QUAD * quad + r) * groups..][..groups];
+                let zero = &level.zero[(QUAD * quad + r) * groups..][..groups];
                 for at in (0..groups).step_by(16) {
                     let left = groups - at;
                     let valid = if left >= 16 { !0 } else { (1 << left) - 1 };
@@ -165,49 +189,57 @@ impl<const P: usize, const T: usize> Quad<P, T> {
         total
     }
 
-    /// Adds a block of four rows, whose parts are `stride` bytes apart and `valid` where there are cells.
+    /// Adds a block of four rows in a loop that must stay a loop: unrolled, the compiler mixes the rows and runs out of
+    /// registers.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
-    unsafe fn add_block<const ROUND: bool>(
+    unsafe fn add_rows_one_by_one<const ROUND: bool>(
         &self,
         block: usize,
-        stride: usize,
-        valid: __mmask16,
-        sums: &mut Sums<T>,
+        part: Part,
+        out: &mut [[__m512i; QUAD]; T],
     ) {
-        let [a, b, c, d] = sums;
-        // Two rows share the loads of the activations where registers suffice.
-        unsafe {
-            if T == 1 && (P < 5 || P == 8) && !ROUND {
-                self.add_rows::<ROUND, 2>(block, 0, stride, valid, [a, b]);
-                self.add_rows::<ROUND, 2>(block, 2, stride, valid, [c, d]);
-            } else {
-                self.add_rows::<ROUND, 1>(block, 0, stride, valid, [a]);
-                self.add_rows::<ROUND, 1>(block, 1, stride, valid, [b]);
-                self.add_rows::<ROUND, 1>(block, 2, stride, valid, [c]);
-                self.add_rows::<ROUND, 1>(block, 3, stride, valid, [d]);
+        for r in 0..std::hint::black_box(QUAD) {
+            let mut sums: Sums<T> = [[_mm512_setzero_si512(); 8]; T];
+            for t in 0..T {
+                sums[t][0] = out[t][r];
+            }
+            unsafe { self.add_rows::<ROUND, 1>(block, r, part, [&mut sums]) };
+            for t in 0..T {
+                out[t][r] = sums[t][0];
             }
         }
     }
 
+    /// Adds a block of four rows; two share the loads of the activations.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
+    unsafe fn add_rows_in_pairs(&self, block: usize, part: Part, sums: &mut [Sums<T>; QUAD]) {
+        let [a, b, c, d] = sums;
+        unsafe {
+            self.add_rows::<false, 2>(block, 0, part, [a, b]);
+            self.add_rows::<false, 2>(block, 2, part, [c, d]);
+        }
+    }
+
+    /// Adds a block of `S` rows from `row` on.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
     unsafe fn add_rows<const ROUND: bool, const S: usize>(
         &self,
         block: usize,
         row: usize,
-        stride: usize,
-        valid: __mmask16,
-        sums: [&mut [[__m512i; 8]; T]; S],
+        part: Part,
+        sums: [&mut Sums<T>; S],
     ) {
         let mut indices = [[_mm512_setzero_si512(); 8]; S];
         for (r, indices) in indices.iter_mut().enumerate() {
             let bytes = self.planes.map(|plane| unsafe {
-                let at = plane.add(64 * QUAD * block + (row + r) * stride);
-                if valid == !0 {
+                let at = plane.add(64 * QUAD * block + (row + r) * part.stride);
+                if part.valid == !0 {
                     _mm512_loadu_si512(at.cast())
                 } else {
-                    _mm512_maskz_loadu_epi32(valid, at.cast())
+                    _mm512_maskz_loadu_epi32(part.valid, at.cast())
                 }
             });
             *indices = codes::<P, ROUND, false>(bytes, self.top);

@@ -8,7 +8,6 @@ use std::arch::x86_64::*;
 /// The leading `P` bits in place are this far left of the index for output `o`.
 pub(super) const fn place(planes: usize, o: usize) -> u32 {
     match planes {
-        1 => ((7 + o) % 8) as u32,
         2 => (6 + 2 * (o as u32 / 2)) % 8,
         3 | 4 => ((8 - planes) as u32 + 4 * (o as u32 / 4)) % 8,
         _ => 0,
@@ -18,7 +17,6 @@ pub(super) const fn place(planes: usize, o: usize) -> u32 {
 /// Outputs `o` of equal place have equal numbers here, counted from 0.
 pub(super) const fn class(planes: usize, o: usize) -> usize {
     match planes {
-        1 => o,
         2 => o / 2,
         3 | 4 => o / 4,
         _ => 0,
@@ -33,21 +31,15 @@ pub(super) const fn classes(planes: usize) -> usize {
 /// The place of a class.
 pub(super) const fn place_of_class(planes: usize, class: usize) -> u32 {
     match planes {
-        1 => place(1, class),
         2 => place(2, 2 * class),
         3 | 4 => place(planes, 4 * class),
         _ => 0,
     }
 }
 
-/// Registers of different rotation that `merge` gives.
+/// Registers of different rotation that `merge` gives for 2 to 4 planes.
 const fn rotations(planes: usize) -> usize {
-    match planes {
-        1 => 1,
-        2 => 2,
-        3 | 4 => 4,
-        _ => 8,
-    }
+    if planes == 2 { 2 } else { 4 }
 }
 
 #[inline]
@@ -115,6 +107,11 @@ pub(super) fn codes<const P: usize, const ROUND: bool, const PLAIN: bool>(
     if P == 8 && !ROUND {
         let rotate = |o: usize| move_bits(merged[o], const { rotations_right() }[o]);
         return [merged[0], rotate(1), rotate(2), rotate(3), rotate(4), rotate(5), rotate(6), rotate(7)];
+    }
+    if P == 1 {
+        let one = _mm512_set1_epi8(1);
+        let bit = |o: u32| _mm512_and_si512(merged[0], _mm512_set1_epi8(0x80_u8.rotate_left(o) as i8));
+        return std::array::from_fn(|o| _mm512_min_epu8(bit(o as u32), one));
     }
     if ROUND || PLAIN || P > 4 {
         let plain = std::array::from_fn(|o| move_bits(merged[o], const { to_index(P) }[o]));
