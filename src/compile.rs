@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use mqc_ir::Tensor;
 use mqc_ir::op::{NestedQuantize, WeightLayout};
 use mqc_ir::quant::Width;
+use mqc_ir::{Activations, Tensor};
 use mqc_passes::lower_nested::NestedTensors;
 use mqc_passes::{Context, Debug, Layer, Options, Pipeline, Report};
 use mqc_runtime::nested::{NestedWeight, QuantizeSpec, WeightView};
@@ -31,6 +31,8 @@ pub struct Request<'a> {
     pub force: bool,
     /// How to quantize.
     pub options: &'a Options,
+    /// How runs round activations unless they say otherwise.
+    pub activations: Activations,
     /// Dumps and limits for finding defects.
     pub debug: &'a Debug,
 }
@@ -96,6 +98,7 @@ pub fn compile(request: &Request, progress: &mut dyn FnMut(u64, u64)) -> Result<
         scheme: request.options.quantize.scheme,
         range: request.options.quantize.range,
         group_size: request.options.quantize.grouping,
+        activations: request.activations,
         planes: 8,
         layers: layers.iter().map(|l| describe(l, &ratios)).collect(),
         skipped: skipped.iter().map(skipped_row).collect(),

@@ -2,14 +2,17 @@
 #![doc = include_str!("../README.md")]
 
 pub mod artifact;
+pub mod bench;
 pub mod cli;
 pub mod compile;
 pub mod data;
 pub mod emit;
 pub mod export;
+pub mod generate;
 pub mod load;
 pub mod precision;
 pub mod report;
 pub mod run;
+mod svg;
 pub mod usage;
 pub mod verify;

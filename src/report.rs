@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::artifact::Manifest;
 use crate::artifact::store::{self, Store};
+use crate::svg::{STYLE, escape, svg, tail};
 
 /// The name of the report in an artifact's folder.
 pub const FILE: &str = "report.html";
@@ -84,10 +85,6 @@ fn page(manifest: &Manifest, sizes: &[Size], source_bytes: u64) -> String {
     }
     html + "</html>\n"
 }
-
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}\
-    text{font:12px system-ui,sans-serif}table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:left;\
-    border-bottom:1px solid #ddd}svg{max-width:100%}";
 
 /// Horizontal bars: the float model, then every width.
 fn size_chart(sizes: &[Size], source_bytes: u64) -> String {
@@ -181,26 +178,6 @@ fn shade(ratio: Option<f64>) -> (String, &'static str) {
     )
 }
 
-fn svg(width: u64, height: u64) -> String {
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\">\n"
-    )
-}
-
 fn megabytes(bytes: u64) -> String {
     format!("{:.2} MB", bytes as f64 / 1e6)
-}
-
-/// The last characters of a long name, which tell layers apart.
-fn tail(name: &str, most: usize) -> String {
-    let count = name.chars().count();
-    if count <= most {
-        name.to_owned()
-    } else {
-        format!("…{}", name.chars().skip(count - most + 1).collect::<String>())
-    }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -2,17 +2,30 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use mqc_ir::quant::Width;
-use mqc_ir::{Graph, Tensor};
+use mqc_ir::{Activations, Graph, Tensor};
 use mqc_onnx::Model;
 use mqc_runtime::Session;
+use mqc_runtime::cpu::Engine;
 
 use crate::artifact::Artifact;
 use crate::data::Tensors;
 use crate::load;
 use crate::precision::{LayerNames, Precision};
+
+/// How a model is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Threads of the products, 0 for as many as there are processors.
+    pub threads: usize,
+    /// How products round activations; what the artifact was compiled for if not given.
+    pub activations: Option<Activations>,
+    /// Load the bit planes of so many bits at once, not when a layer first reads them.
+    pub resident_bits: Option<Width>,
+}
 
 /// A loaded model.
 pub struct Loaded {
@@ -23,18 +36,39 @@ pub struct Loaded {
 
 impl Loaded {
     /// Opens an artifact or an ONNX model.
-    pub fn open(path: &Path) -> Result<Loaded> {
+    pub fn open(path: &Path, setup: &Setup) -> Result<Loaded> {
+        Loaded::open_changed(path, setup, |_| Ok(()))
+    }
+
+    /// Opens an artifact or an ONNX model, and changes the graph before it is loaded.
+    pub fn open_changed(
+        path: &Path,
+        setup: &Setup,
+        change: impl FnOnce(&mut Graph) -> Result<()>,
+    ) -> Result<Loaded> {
         if load::is_artifact(path) {
-            return Loaded::artifact(Artifact::open(path)?);
+            return Loaded::changed(Artifact::open(path)?, setup, change);
         }
-        let model = load::for_running(path)?;
-        let session = Session::new(&model).with_context(|| format!("cannot load {}", path.display()))?;
+        let mut model = load::for_running(path)?;
+        change(&mut model.graph)?;
+        let engine = Arc::new(Engine::new(setup.threads, setup.activations.unwrap_or_default()));
+        let session =
+            Session::on(&model, &engine).with_context(|| format!("cannot load {}", path.display()))?;
         Ok(Loaded { artifact: None, model, session })
     }
 
     /// Loads an open artifact. Its planes stay in the mapped file until a width reads them.
-    pub fn artifact(artifact: Artifact) -> Result<Loaded> {
-        let model = load::artifact_model(&artifact)?;
+    pub fn artifact(artifact: Artifact, setup: &Setup) -> Result<Loaded> {
+        Loaded::changed(artifact, setup, |_| Ok(()))
+    }
+
+    fn changed(
+        artifact: Artifact,
+        setup: &Setup,
+        change: impl FnOnce(&mut Graph) -> Result<()>,
+    ) -> Result<Loaded> {
+        let mut model = load::artifact_model(&artifact)?;
+        change(&mut model.graph)?;
         let mut always: Vec<String> = artifact.untouched().iter().map(|n| (*n).to_owned()).collect();
         let least = Width::all().next().unwrap_or(Width::MAX);
         always.extend(
@@ -47,8 +81,16 @@ impl Loaded {
         );
         artifact.verify(&always)?;
         let dir = artifact.dir().display().to_string();
-        let session = Session::new(&model).with_context(|| format!("cannot load {dir}"))?;
-        Ok(Loaded { artifact: Some(artifact), model, session })
+        let activations = setup.activations.unwrap_or(artifact.manifest().activations);
+        let engine = Arc::new(Engine::new(setup.threads, activations));
+        let session = Session::on(&model, &engine).with_context(|| format!("cannot load {dir}"))?;
+        let loaded = Loaded { artifact: Some(artifact), model, session };
+        if let Some(width) = setup.resident_bits {
+            let widest = loaded.opened().map_or(Width::MAX, |artifact| artifact.widest());
+            loaded.prepare(&Precision::uniform(width.min(widest)))?;
+            loaded.session.load(width)?;
+        }
+        Ok(loaded)
     }
 
     /// The graph.
@@ -67,8 +109,8 @@ impl Loaded {
         precision.resolve(layers.map(|l| LayerNames { layer: &l.name, nodes: &l.nodes }))
     }
 
-    /// Runs the model. The planes that a width reads are compared with their checksums the first time.
-    pub fn run(&self, precision: &Precision, inputs: &Tensors) -> Result<Vec<(String, Tensor)>> {
+    /// The width of every layer; the planes that they read are compared with their checksums the first time.
+    pub fn prepare(&self, precision: &Precision) -> Result<BTreeMap<String, Width>> {
         let widths = self.widths(precision)?;
         if let Some(artifact) = &self.artifact {
             let layers = artifact.manifest().layers.iter();
@@ -77,6 +119,16 @@ impl Loaded {
                 .filter(|(_, w)| *w <= artifact.widest());
             artifact.verify(&needed.flat_map(|(l, w)| artifact.tensor_names(l, w)).collect::<Vec<_>>())?;
         }
-        Ok(self.session.run(&widths, inputs)?)
+        Ok(widths)
+    }
+
+    /// What runs the model.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Runs the model.
+    pub fn run(&self, precision: &Precision, inputs: &Tensors) -> Result<Vec<(String, Tensor)>> {
+        Ok(self.session.run(&self.prepare(precision)?, inputs)?)
     }
 }

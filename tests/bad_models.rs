@@ -228,7 +228,7 @@ fn channels_of_one_value_are_exact_at_every_width() {
     write_model(&folder.join("m.onnx"), &text);
     for slice in ["midpoint", "round", "extra"] {
         succeed(folder, &format!("compile m.onnx --force --quiet --slice {slice}"));
-        succeed(folder, "verify m.mqc --model m.onnx --bits 8,3,2,1 --max-error 1e-6");
+        succeed(folder, "verify m.mqc --model m.onnx --bits 8,3,2,1 --max-error 1e-6 --activations f32");
     }
 }
 

@@ -159,6 +159,7 @@ fn compilations() {
                 output: &output,
                 force: true,
                 options: &options,
+                activations: mqc_ir::Activations::default(),
                 debug: &debug,
             };
             if mqc::compile::compile(&request, &mut |_, _| {}).is_ok() {

@@ -2,6 +2,7 @@
 //!
 //! Knows the IR and how to evaluate constants; knows nothing of artifacts, files and the command line.
 
+pub mod decoder;
 pub mod deploy;
 pub mod error;
 pub mod fold_constants;

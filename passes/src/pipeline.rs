@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use mqc_ir::{Graph, text, verify};
 
+use crate::decoder::{cache_attention, last_logits};
 use crate::{
     Context, Error, Pass, fold_constants, gemm_to_matmul, inline_if, matquant, merge_duplicates, simplify,
 };
 
-/// Every pass, in the order in which a compilation first runs them.
+/// Every pass, in the order in which a compilation first runs them; those of decoders run when one is loaded.
 pub const PASSES: &[&Pass] = &[
     &fold_constants::FOLD_CONSTANTS,
     &simplify::SINK_CONSTANTS,
@@ -18,6 +19,8 @@ pub const PASSES: &[&Pass] = &[
     &merge_duplicates::MERGE_DUPLICATES,
     &simplify::ERASE_DEAD,
     &matquant::MATQUANT,
+    &cache_attention::CACHE_ATTENTION,
+    &last_logits::LAST_LOGITS,
 ];
 
 /// Constants are folded before they sink into bodies, and again where they arrived.
@@ -55,6 +58,11 @@ impl Pipeline {
     /// From a float model to nested weights.
     pub fn compile() -> Pipeline {
         Pipeline([NORMALIZE, &[&matquant::MATQUANT]].concat())
+    }
+
+    /// For generating text: caches stay in the session, and only the last position has logits.
+    pub fn decode() -> Pipeline {
+        Pipeline(vec![&cache_attention::CACHE_ATTENTION, &last_logits::LAST_LOGITS])
     }
 
     /// The passes with these names; `normalize` stands for its passes.

@@ -5,8 +5,9 @@
 pub mod cpu;
 pub mod error;
 pub mod nested_node;
+mod profile;
 pub mod session;
 
 pub use error::Error;
-pub use mqc_kernels::nested;
+pub use mqc_kernels::{nested, roofline};
 pub use session::{Session, evaluate};

@@ -1,7 +1,7 @@
 //! A model ready to run on the CPU: the graph in tract, one resident copy of every nested weight, any width per call.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mqc_ir::op::Opaque;
 use mqc_ir::quant::Width;
@@ -9,16 +9,22 @@ use mqc_ir::{Attribute, Graph, Op, Tensor, Text, Value};
 use mqc_onnx::{Model, export};
 
 use crate::Error;
-use crate::cpu::{self, Resident, TractModel};
+use crate::cpu::{self, Engine, Resident, TractModel};
 use crate::nested_node::{nested_parts, nested_weight};
 
 /// Constants of at least so many bytes are handed to tract directly instead of through an ONNX message.
 const LARGE: usize = 1 << 10;
 
+/// Held while a run is under way.
+pub(crate) type Turn<'a> = MutexGuard<'a, ()>;
+/// Inputs in tract's memory.
+type TractInputs = Vec<(String, cpu::TractTensor)>;
+
 /// A loaded model. Runs are serialised: the width of a call holds for the whole call.
 pub struct Session {
     model: TractModel,
     residents: BTreeMap<String, Arc<Resident>>,
+    engine: Arc<Engine>,
     running: Mutex<()>,
 }
 
@@ -28,14 +34,47 @@ impl Session {
     /// # Errors
     /// If an operator does not run on the CPU session, or a nested weight is malformed.
     pub fn new(model: &Model) -> Result<Session, Error> {
+        Session::on(model, &Arc::new(Engine::default()))
+    }
+
+    /// [`Session::new`] with the threads and settings of `engine`.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn on(model: &Model, engine: &Arc<Engine>) -> Result<Session, Error> {
         let mut model = model.clone();
         let mut residents = BTreeMap::new();
-        bind_nested(&mut model.graph, &mut residents)?;
+        bind_nested(&mut model.graph, engine, &mut residents)?;
         model.graph.fix_weights();
         let constants = take_large(&mut model.graph)?;
         let proto = export::to_bytes(&model)?;
         let model = TractModel::from_proto(&proto, constants, &residents)?;
-        Ok(Session { model, residents, running: Mutex::default() })
+        Ok(Session { model, residents, engine: engine.clone(), running: Mutex::default() })
+    }
+
+    /// Makes the planes resident that products read at `width`, or at the widest width that a layer has. Without it each
+    /// product does so when it first runs at a width.
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub fn load(&self, width: Width) -> Result<(), Error> {
+        for (layer, resident) in &self.residents {
+            let width = width.min(resident.weight().max_width());
+            resident
+                .load(width)
+                .map_err(|e| Error::Layer { layer: layer.clone(), message: e.to_string() })?;
+        }
+        Ok(())
+    }
+
+    /// What its products share.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Bytes of bit planes that are resident for products.
+    pub fn resident_bytes(&self) -> usize {
+        self.residents.values().map(|resident| resident.resident_bytes()).sum()
     }
 
     /// The nested weights by layer name.
@@ -43,7 +82,36 @@ impl Session {
         &self.residents
     }
 
-    /// Runs the model with each layer at its width in `widths`.
+    /// Plans the model once for all sizes; see [`TractModel::plan_symbolic`].
+    ///
+    /// # Errors
+    /// If the model cannot be planned so; the session then plans for each set of sizes as before.
+    pub fn plan_symbolic(&self, shapes: &BTreeMap<String, Vec<String>>) -> Result<(), Error> {
+        Ok(self.model.plan_symbolic(shapes)?)
+    }
+
+    /// Drops the plan for all sizes.
+    pub fn forget_symbolic(&self) {
+        self.model.forget_symbolic();
+    }
+
+    /// Positions that the caches of attention nodes hold.
+    pub fn positions(&self) -> usize {
+        self.model.caches().first().map_or(0, |cache| cache.positions())
+    }
+
+    /// Bytes that the caches occupy.
+    pub fn cache_bytes(&self) -> u64 {
+        self.model.caches().iter().map(|cache| cache.bytes()).sum()
+    }
+
+    /// Takes all positions from `positions` on out of the caches.
+    pub fn truncate(&self, positions: usize) {
+        self.model.caches().iter().for_each(|cache| cache.truncate(positions));
+    }
+
+    /// Runs the model with each layer at its width in `widths`. Attention nodes with a cache append to it, unless the
+    /// run fails.
     ///
     /// # Errors
     /// If a layer has no width or more than it has planes for, or inputs are missing or of the wrong type.
@@ -52,7 +120,19 @@ impl Session {
         widths: &BTreeMap<String, Width>,
         inputs: &BTreeMap<String, Tensor>,
     ) -> Result<Vec<(String, Tensor)>, Error> {
-        let _turn = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_turn, inputs) = self.begin(widths, inputs)?;
+        let before = self.positions();
+        let outputs = self.model.run(inputs).inspect_err(|_| self.truncate(before))?;
+        outputs.into_iter().map(|(name, t)| Ok((name.clone(), cpu::tensor_from_tract(&name, &t)?))).collect()
+    }
+
+    /// Waits until no other run is under way, sets the widths and converts the inputs. The guard is held during the run.
+    pub(crate) fn begin(
+        &self,
+        widths: &BTreeMap<String, Width>,
+        inputs: &BTreeMap<String, Tensor>,
+    ) -> Result<(Turn<'_>, TractInputs), Error> {
+        let turn = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, resident) in &self.residents {
             let width = *widths.get(name).ok_or_else(|| Error::NoWidth { layer: name.clone() })?;
             let most = resident.weight().max_width();
@@ -65,8 +145,12 @@ impl Session {
             .iter()
             .map(|(name, tensor)| Ok((name.clone(), cpu::tensor_to_tract(name, tensor)?)))
             .collect::<Result<Vec<_>, Error>>()?;
-        let outputs = self.model.run(inputs)?;
-        outputs.into_iter().map(|(name, t)| Ok((name.clone(), cpu::tensor_from_tract(&name, &t)?))).collect()
+        Ok((turn, inputs))
+    }
+
+    /// The loaded graph.
+    pub(crate) fn model(&self) -> &TractModel {
+        &self.model
     }
 }
 
@@ -81,11 +165,15 @@ pub fn evaluate(graph: &Graph) -> Result<Vec<Tensor>, Error> {
 }
 
 /// Makes residents of all nested weights and leaves nodes that name them.
-fn bind_nested(graph: &mut Graph, residents: &mut BTreeMap<String, Arc<Resident>>) -> Result<(), Error> {
+fn bind_nested(
+    graph: &mut Graph,
+    engine: &Arc<Engine>,
+    residents: &mut BTreeMap<String, Arc<Resident>>,
+) -> Result<(), Error> {
     for id in graph.order()? {
         if let Some(node) = graph.node_mut(id) {
             let mut subgraphs = std::mem::take(&mut node.subgraphs);
-            let result = subgraphs.iter_mut().try_for_each(|s| bind_nested(&mut s.graph, residents));
+            let result = subgraphs.iter_mut().try_for_each(|s| bind_nested(&mut s.graph, engine, residents));
             if let Some(node) = graph.node_mut(id) {
                 node.subgraphs = subgraphs;
             }
@@ -110,7 +198,8 @@ fn bind_nested(graph: &mut Graph, residents: &mut BTreeMap<String, Arc<Resident>
         }
         if !residents.contains_key(&nested.layer) {
             let Some(weight) = nested_weight(graph, id)? else { continue };
-            residents.insert(nested.layer.clone(), Arc::new(Resident::new(nested.layer.clone(), weight)));
+            residents
+                .insert(nested.layer.clone(), Arc::new(Resident::new(nested.layer.clone(), weight, engine)));
         }
         let opaque = Opaque {
             domain: cpu::DOMAIN.to_owned(),

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
+use mqc_ir::Activations;
 use mqc_ir::op::WeightLayout;
 use mqc_ir::quant::{Grouping, RangeMethod, Scheme, SliceMode, Width, Widths};
 use mqc_ir::tensor::element_count;
@@ -53,6 +54,9 @@ pub struct Manifest {
     pub range: RangeMethod,
     /// Weights that share a scale; null for a whole row.
     pub group_size: Grouping,
+    /// How activations are rounded unless a run says otherwise.
+    #[serde(default)]
+    pub activations: Activations,
     /// Leading bit planes in the store, 1 to 8, the same for all layers.
     pub planes: usize,
     /// The nested weights, in the order of the store.

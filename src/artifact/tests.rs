@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use mqc_ir::Activations;
 use mqc_ir::op::WeightLayout;
 use mqc_ir::quant::{Grouping, RangeMethod, Scheme, SliceMode};
 use proptest::prelude::*;
@@ -51,6 +52,7 @@ fn manifest_of(layers: Vec<Layer>, planes: usize) -> Manifest {
         scheme: Scheme::Asymmetric,
         range: RangeMethod::Minmax,
         group_size: Grouping::PerChannel,
+        activations: Activations::Int8Group(64),
         planes,
         layers,
         skipped: vec![Skipped {

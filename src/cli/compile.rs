@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use mqc_ir::Activations;
 use mqc_ir::quant::{Grouping, RangeMethod, Scheme, SliceMode, Widths};
 use mqc_passes::{Debug, LayerOverride, Options, QuantizeOptions};
 use serde::Deserialize;
@@ -65,6 +66,10 @@ pub struct Settings {
     /// So many weights share a scale (32, 64, 128); a whole output channel if not given.
     #[arg(long, value_parser = group_size)]
     group_size: Option<Grouping>,
+    /// How runs round activations unless they say otherwise: int16, int8, int8:GROUP (one scale for so many), or f32, not at
+    /// all [default: int16].
+    #[arg(long)]
+    activations: Option<Activations>,
     /// Nest the tables behind Gather too.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     embeddings: Option<bool>,
@@ -129,6 +134,7 @@ impl Args {
         let debug = self.debug.or(file.debug);
         let output = self.destination.output.or(file.destination.output);
         let output = output.unwrap_or_else(|| self.model.with_extension("mqc"));
+        let activations = settings.activations.unwrap_or_default();
         let options = Options { quantize: settings.quantize()? };
         let bar = ui.progress("compiling", 1000);
         let mut shown = 0;
@@ -142,6 +148,7 @@ impl Args {
             output: &output,
             force: self.destination.force || file.destination.force,
             options: &options,
+            activations,
             debug: &debug.to_debug(),
         };
         let compiled = compile(&request, &mut progress)
@@ -198,6 +205,7 @@ impl Settings {
             slice: self.slice.or(other.slice),
             range: self.range.or(other.range),
             group_size: self.group_size.or(other.group_size),
+            activations: self.activations.or(other.activations),
             embeddings: self.embeddings.or(other.embeddings),
             include: list(self.include, other.include),
             exclude: list(self.exclude, other.exclude),
@@ -292,6 +300,7 @@ mod tests {
                 "\"midpoint\"",
                 "\"mse\"",
                 "\"symmetric\"",
+                "\"int8\"",
                 "64",
             ];
             let known = values.iter().any(|value| File::parse(&format!("{option} = {value}")).is_ok());

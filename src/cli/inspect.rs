@@ -43,7 +43,7 @@ impl Args {
             return Ok(Outcome::Passed);
         }
         ui.print(format_args!(
-            "{} from {}: {} layers, {} to 1 bits, compiled for {}, {} slices, {}, range {}",
+            "{} from {}: {} layers, {} to 1 bits, compiled for {}, {} slices, {}, range {}, {} activations",
             self.artifact.display(),
             manifest.source.file,
             manifest.layers.len(),
@@ -52,6 +52,7 @@ impl Args {
             manifest.mode,
             manifest.scheme,
             manifest.range,
+            manifest.activations,
         ))?;
         let shown: Vec<Width> = self.bits.iter().filter(|w| *w <= widest).collect();
         let header = ["layer", "op", "shape", "group"].map(str::to_owned).into_iter();

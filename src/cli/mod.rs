@@ -1,7 +1,10 @@
 //! The command line: one file a subcommand, wiring only.
 
+mod bench;
 mod compile;
+mod engine;
 mod export;
+mod generate;
 mod inspect;
 mod ir;
 mod passes;
@@ -38,12 +41,16 @@ enum Command {
     Compile(compile::Args),
     /// Run an artifact or an ONNX model on the CPU.
     Run(run::Args),
+    /// Generate text with a decoder on the CPU, at widths that may change on the way.
+    Generate(generate::Args),
     /// Write an ONNX file for other runtimes.
     Export(export::Args),
     /// Show layers, shapes, bytes and signal-to-noise ratio per width.
     Inspect(inspect::Args),
     /// Compare an artifact with its float model.
     Verify(verify::Args),
+    /// Measure a model at every width: per layer, against the machine's limits, against onnxruntime.
+    Bench(bench::Args),
     /// Make a smaller artifact by dropping bit planes.
     Slice(slice::Args),
     /// Print, parse and transform the textual IR.
@@ -68,9 +75,11 @@ impl Cli {
         match self.command {
             Command::Compile(args) => args.run(&ui),
             Command::Run(args) => args.run(&ui),
+            Command::Generate(args) => args.run(&ui),
             Command::Export(args) => args.run(&ui),
             Command::Inspect(args) => args.run(&ui),
             Command::Verify(args) => args.run(&ui),
+            Command::Bench(args) => args.run(&ui),
             Command::Slice(args) => args.run(&ui),
             Command::Ir(args) => args.run(&ui),
             Command::Passes(args) => args.run(&ui),

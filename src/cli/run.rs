@@ -8,6 +8,7 @@ use mqc_ir::quant::Width;
 use serde::Serialize;
 
 use super::Outcome;
+use super::engine::EngineArgs;
 use super::ui::{Ui, UsageError, table};
 use crate::data;
 use crate::precision::Precision;
@@ -23,6 +24,8 @@ pub struct Args {
     bits: Vec<String>,
     #[command(flatten)]
     inputs: InputArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Where to write the outputs (npz). With several --bits `{bits}` in the path is replaced by each.
     #[arg(long, short)]
     output: Option<String>,
@@ -88,7 +91,7 @@ impl Args {
         // A mistake in the arguments shows before a large model is loaded.
         let mut precisions =
             self.bits.iter().map(|b| Ok((b.clone(), Precision::parse(b)?))).collect::<Result<Vec<_>>>()?;
-        let loaded = Loaded::open(&self.model)?;
+        let loaded = Loaded::open(&self.model, &self.engine.setup())?;
         if precisions.is_empty() {
             let widest = loaded.opened().map_or(Width::MAX, |a| a.widest());
             precisions.push((widest.to_string(), Precision::uniform(widest)));

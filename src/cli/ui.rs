@@ -60,6 +60,15 @@ impl Ui {
         }
     }
 
+    /// Writes a piece of a result to standard output now. Returns whether anybody reads on.
+    pub fn stream(&self, text: &str) -> Result<bool> {
+        let mut stdout = std::io::stdout().lock();
+        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+            other => Ok(other.map(|()| true)?),
+        }
+    }
+
     /// Writes a table, or the value as JSON.
     pub fn table_or_json<T: serde::Serialize>(
         &self,

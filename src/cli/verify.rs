@@ -7,6 +7,7 @@ use mqc_ir::quant::Width;
 use serde::Serialize;
 
 use super::Outcome;
+use super::engine::EngineArgs;
 use super::run::InputArgs;
 use super::ui::{Ui, UsageError, table};
 use crate::artifact::Artifact;
@@ -27,6 +28,8 @@ pub struct Args {
     bits: Vec<String>,
     #[command(flatten)]
     inputs: InputArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Array of the input npz with class numbers: shows the accuracy of the first output.
     #[arg(long, requires = "input")]
     labels: Option<String>,
@@ -97,8 +100,8 @@ impl Args {
         };
         let precisions =
             bits.into_iter().map(|b| Ok((b.clone(), Precision::parse(&b)?))).collect::<Result<Vec<_>>>()?;
-        let float = Loaded::open(model)?;
-        let artifact = Loaded::artifact(artifact)?;
+        let float = Loaded::open(model, &self.engine.setup())?;
+        let artifact = Loaded::artifact(artifact, &self.engine.setup())?;
         let inputs = self.inputs.read(float.graph())?;
         let labels = self.labels.as_ref().map(|name| find_labels(&self.inputs.input, name)).transpose()?;
         report.outputs = verify::outputs(&float, &artifact, &precisions, &inputs, labels.as_ref())?;

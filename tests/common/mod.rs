@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+pub mod decoder;
 pub mod python;
 
 /// A file of the repository.

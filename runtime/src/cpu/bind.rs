@@ -1,4 +1,4 @@
-//! Gives the nested nodes of a parsed graph, subgraphs included, their resident weights.
+//! Gives the nodes of our domain in a parsed graph, subgraphs included, their resident weights and caches.
 //!
 //! tract builds operators with plain functions that cannot carry our weights. So a nested node is parsed into
 //! a placeholder first, and replaced by the operator once the whole graph is there.
@@ -12,43 +12,60 @@ use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::ops::scan::InferenceScan;
 
 use super::branch::{self, Branch};
+use super::cached_attention::CachedAttention;
+use super::kv_cache::KvCache;
 use super::nested_op::{Kind, NestedOp};
 use super::{ConvGeometry, CpuError, Padding, Resident};
 
+/// Attention over a cache.
+const CACHED_ATTENTION: &str = "CachedAttention";
+
 /// The operators of our domain.
-const NESTED_OPS: [&str; 3] = ["NestedMatMul", "NestedConv", "NestedGather"];
+const OPS: [&str; 4] = ["NestedMatMul", "NestedConv", "NestedGather", CACHED_ATTENTION];
 
 /// Teaches tract's ONNX reader our operators and our `If`.
 pub(super) fn register(operators: &mut OnnxOpRegister) {
-    for op in NESTED_OPS {
+    for op in OPS {
         operators.insert(op, |_, node| Ok((expand(Unbound(Box::new(node.clone()))), vec![])));
     }
     operators.insert("If", branch::parse);
 }
 
-/// Replaces every placeholder of `graph` and its subgraphs by the operator over its resident weight.
+/// Replaces every placeholder of `graph` and its subgraphs by the operator over its resident weight, or over a
+/// cache of its own, which is added to `caches`.
 pub(super) fn bind(
     graph: &mut InferenceModel,
     residents: &BTreeMap<String, Arc<Resident>>,
+    caches: &mut Vec<Arc<KvCache>>,
 ) -> Result<(), CpuError> {
     for node in graph.nodes_mut() {
         if let Some(expansion) = node.op_as::<Box<dyn Expansion>>() {
             if let Some(Unbound(proto)) = expansion.as_ref().as_any().downcast_ref::<Unbound>() {
-                node.op = expand(nested_op(proto, residents)?);
+                node.op = if proto.op_type == CACHED_ATTENTION {
+                    let attention = CachedAttention::parse(proto).map_err(|error| bad(proto, &error))?;
+                    caches.push(attention.cache.clone());
+                    expand(attention)
+                } else {
+                    expand(nested_op(proto, residents)?)
+                };
             }
         } else if let Some(branch) = node.op_as_mut::<Branch>() {
             for body in branch.bodies_mut() {
-                bind(body, residents)?;
+                bind(body, residents, caches)?;
             }
         } else if let Some(scan) = node.op_as_mut::<InferenceScan>() {
-            bind(&mut scan.body, residents)?;
+            bind(&mut scan.body, residents, caches)?;
         }
     }
     Ok(())
 }
 
+fn bad(node: &NodeProto, error: &TractError) -> CpuError {
+    CpuError::BadNode { node: node.name.clone(), reason: format!("{error:#}") }
+}
+
 fn nested_op(node: &NodeProto, residents: &BTreeMap<String, Arc<Resident>>) -> Result<NestedOp, CpuError> {
-    let bad = |error: TractError| CpuError::BadNode { node: node.name.clone(), reason: format!("{error:#}") };
+    let bad = |error: TractError| bad(node, &error);
     let layer: String = node.get_attr("layer").map_err(bad)?;
     let kind = match node.op_type.as_str() {
         "NestedMatMul" => Kind::MatMul,
@@ -59,6 +76,9 @@ fn nested_op(node: &NodeProto, residents: &BTreeMap<String, Arc<Resident>>) -> R
     let Some(resident) = residents.get(&layer) else {
         return Err(CpuError::UnknownLayer { node: node.name.clone(), layer });
     };
+    if kind != Kind::Gather {
+        resident.set_multiplied();
+    }
     let has_bias = node.input.get(1).is_some_and(|name| !name.is_empty());
     Ok(NestedOp { kind, resident: resident.clone(), has_bias })
 }
@@ -83,7 +103,7 @@ fn geometry(node: &NodeProto) -> TractResult<ConvGeometry> {
     ConvGeometry::new(kernel, strides, dilations, padding, group).map_err(|reason| format_err!(reason))
 }
 
-/// A nested node between parsing and binding.
+/// A node of our domain between parsing and binding.
 #[derive(Debug, Clone)]
 struct Unbound(Box<NodeProto>);
 

@@ -12,27 +12,39 @@
 //! `x`, a gather's are f32.
 //!
 //! `layer` names a [`Resident`]: the one copy of the weight, shared by every plan and every width.
+//!
+//! Attention of a decoder over all positions so far is one node, `CachedAttention`, with the inputs `q` `[1, heads,
+//! S, key_size]`, `keys` `[1, kv_heads, S, key_size]` and `values` `[1, kv_heads, S, value_size]` of the new
+//! positions, and an optional `mask` that is added to the scores `[1, heads, S, all positions]`; its attributes are
+//! `cache` (a name), `kv_heads`, `key_size`, `value_size` and `scale`. Each node has a [`KvCache`] of its own.
 
+mod attention;
 mod bind;
 mod branch;
+mod cached_attention;
+mod engine;
 mod error;
 mod guard;
+mod kv_cache;
 mod model;
 mod nested_conv;
 mod nested_gather;
 mod nested_matmul;
 mod nested_op;
 mod prepare;
-mod product;
+mod profile;
 mod resident;
 mod tensor;
 mod typed_branch;
 
+pub use engine::Engine;
 pub use error::CpuError;
+pub use kv_cache::{CacheShape, KvCache};
 pub use model::{ModelInput, TractModel};
 pub use nested_conv::{ConvError, ConvGeometry, Padding, nested_conv};
 pub use nested_gather::{GatherError, nested_gather};
 pub use nested_matmul::nested_matmul;
+pub use profile::OpTime;
 pub use resident::Resident;
 pub use tensor::{tensor_from_tract, tensor_to_tract};
 /// The element type of a tensor in tract.

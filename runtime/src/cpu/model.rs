@@ -9,7 +9,7 @@ use tract_onnx::tract_hir::ops::konst::Const;
 
 use super::guard::guarded;
 use super::tensor::onnx_type;
-use super::{CpuError, Resident, bind, prepare};
+use super::{CpuError, KvCache, Resident, bind, prepare};
 
 /// Plans kept at a time; a plan holds tract's packed copies of the weights that are not nested.
 const PLANS: usize = 4;
@@ -34,6 +34,9 @@ pub struct TractModel {
     graph: InferenceModel,
     inputs: Vec<ModelInput>,
     outputs: Vec<String>,
+    caches: Vec<Arc<KvCache>>,
+    /// The plan for all sizes, when there is one.
+    symbolic: Mutex<Option<Arc<TypedSimplePlan>>>,
     plans: Mutex<Vec<(PlanKey, Arc<TypedSimplePlan>)>>,
 }
 
@@ -70,8 +73,43 @@ impl TractModel {
         prepare::prepare(graph, &onnx.op_register.0)?;
         let mut graph = parse(&onnx, &model)?;
         guarded("load", || place_consts(&mut graph, &consts))?;
-        bind::bind(&mut graph, residents)?;
-        Ok(Self { graph, inputs, outputs, plans: Mutex::default() })
+        let mut caches = vec![];
+        bind::bind(&mut graph, residents, &mut caches)?;
+        Ok(Self { graph, inputs, outputs, caches, symbolic: Mutex::default(), plans: Mutex::default() })
+    }
+
+    /// Plans the graph once for all sizes, now. `shapes` has the sizes of every input: integers or expressions over
+    /// symbols, such as `past+new`; equal symbols are equal sizes. Every later run must have such sizes.
+    ///
+    /// # Errors
+    /// If an input is missing from `shapes`, an expression is malformed, or tract cannot plan the graph so.
+    pub fn plan_symbolic(&self, shapes: &BTreeMap<String, Vec<String>>) -> Result<(), CpuError> {
+        let mut facts = vec![];
+        for input in &self.inputs {
+            let shape = shapes.get(&input.name).ok_or_else(|| CpuError::MissingInput(input.name.clone()))?;
+            facts.push((input.dtype, shape));
+        }
+        let plan = guarded("plan", || {
+            let mut graph = self.graph.clone();
+            for (index, (dtype, shape)) in facts.iter().enumerate() {
+                let dims = shape.iter().map(|size| graph.symbols.parse_tdim(size));
+                let dims = dims.collect::<TractResult<TVec<TDim>>>()?;
+                graph.set_input_fact(index, InferenceFact::dt_shape(*dtype, &dims))?;
+            }
+            TypedSimplePlan::new(graph.into_optimized()?)
+        })?;
+        *self.symbolic.lock().unwrap_or_else(PoisonError::into_inner) = Some(plan);
+        Ok(())
+    }
+
+    /// Drops the plan for all sizes: runs plan for their sizes again.
+    pub fn forget_symbolic(&self) {
+        self.symbolic.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// The caches of the attention nodes, in the order of the graph.
+    pub fn caches(&self) -> &[Arc<KvCache>] {
+        &self.caches
     }
 
     /// The inputs that a run must give.
@@ -120,8 +158,11 @@ impl TractModel {
         Ok((plan, values.into_iter().map(|value| value.into_tvalue()).collect()))
     }
 
-    /// The plan for `key`, made now if it is not among the [`PLANS`] used last.
+    /// The plan for all sizes, else the one for `key`, made now if it is not among the [`PLANS`] used last.
     fn plan(&self, key: PlanKey) -> Result<Arc<TypedSimplePlan>, CpuError> {
+        if let Some(plan) = &*self.symbolic.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(plan.clone());
+        }
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let found = plans.iter().position(|(known, _)| *known == key).map(|at| plans.remove(at).1);
         let plan = match found {

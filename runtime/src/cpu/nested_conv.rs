@@ -1,11 +1,10 @@
 //! Convolution with a nested weight: im2col and a product, or a direct loop when every channel is its own
 //! group.
 
-use rayon::prelude::*;
+use mqc_kernels::cpu::{Epilogue, KernelError, Layout, MatMul, Threads};
 use tract_onnx::tract_hir::internal::{TDim, TVec, ToDim};
 
 use super::Resident;
-use super::product::{Right, dequantized, multiply, panel_rows};
 use crate::nested::NestedError;
 
 /// Elements of an im2col tile at most.
@@ -161,27 +160,14 @@ pub fn nested_conv(
         )));
     }
     let windows = geometry.windows(&shape[2..], &out_shape[2..]);
-    let (size, positions) = (windows.input_size(), windows.positions());
-    let weight = dequantized(resident)?;
-    let rows = m / groups;
-    let mut out = vec![0.0; shape[0] * m * positions];
+    let mut out = vec![0.0; shape[0] * m * windows.positions()];
     if !out.is_empty() && k != 0 {
-        out.par_chunks_mut(rows * positions).enumerate().for_each(|(index, out)| {
-            let group = index % groups;
-            let x = &x[index * channels * size..][..channels * size];
-            let weight = &weight[group * rows * k..][..rows * k];
-            if channels == 1 && groups > 1 {
-                out.chunks_mut(positions)
-                    .zip(weight.chunks(taps))
-                    .for_each(|(out, w)| windows.slide(x, w, out));
-            } else {
-                convolve(&windows, x, channels, weight, out);
-            }
-            if let Some(bias) = bias {
-                let bias = &bias[group * rows..];
-                out.chunks_mut(positions).zip(bias).for_each(|(out, b)| out.iter_mut().for_each(|y| *y += b));
-            }
-        });
+        let convolution = Convolution { resident, windows, channels, groups, bias };
+        if channels == 1 && groups > 1 {
+            convolution.depthwise(x, &mut out)?
+        } else {
+            convolution.unfolded(x, &mut out)?
+        }
     }
     Ok((out, out_shape))
 }
@@ -195,34 +181,89 @@ pub enum ConvError {
     /// The weight cannot be read.
     #[error(transparent)]
     Weight(#[from] NestedError),
+    /// The product failed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
 }
 
-/// One group of one image: `x` `[channels, input]`, `weight` `[rows, K]`, `out` `[rows, positions]`.
-fn convolve(windows: &Windows, x: &[f32], channels: usize, weight: &[f32], out: &mut [f32]) {
-    let (positions, taps) = (windows.positions(), windows.taps());
-    let k = channels * taps;
-    let panel = panel_rows(k);
-    if windows.is_pointwise() {
-        let right = Right { data: x, columns: positions, row_stride: positions, column_stride: 1 };
-        out.par_chunks_mut(panel * positions)
-            .zip(weight.par_chunks(panel * k))
-            .for_each(|(out, weight)| multiply(weight, k, right, out, positions));
-        return;
-    }
-    let tile = (TILE / k).clamp(64, positions.max(64)).min(positions);
-    let size = windows.input_size();
-    let mut columns = vec![0.0; k * tile];
-    for start in (0..positions).step_by(tile) {
-        let width = tile.min(positions - start);
-        let columns = &mut columns[..k * width];
-        columns.par_chunks_mut(taps * width).zip(x.par_chunks(size)).for_each(|(rows, plane)| {
-            rows.chunks_mut(width).enumerate().for_each(|(tap, row)| windows.unfold(plane, tap, start, row));
+/// A convolution whose shapes fit: `channels` of the input for each of the `groups`.
+struct Convolution<'a> {
+    resident: &'a Resident,
+    windows: Windows,
+    channels: usize,
+    groups: usize,
+    bias: Option<&'a [f32]>,
+}
+
+impl Convolution<'_> {
+    /// One channel a group: a direct loop.
+    fn depthwise(&self, x: &[f32], out: &mut [f32]) -> Result<(), NestedError> {
+        let (weight, width) = (self.resident.weight(), self.resident.width());
+        let (rows, taps) = (weight.rows(), self.windows.taps());
+        let (size, positions) = (self.windows.input_size(), self.windows.positions());
+        let mut taps_of = vec![0.0; rows * taps];
+        weight.dequantize_rows(width, 0..rows, &mut taps_of)?;
+        let rows_a_group = rows / self.groups;
+        self.resident.engine().threads().chunks(out, positions, |index, out| {
+            let (image, row) = (index / rows, index % rows);
+            let plane = &x[(image * self.groups + row / rows_a_group) * size..][..size];
+            out.fill(self.bias.map_or(0.0, |bias| bias[row]));
+            self.windows.slide(plane, &taps_of[row * taps..][..taps], out);
         });
-        let right = Right { data: columns, columns: width, row_stride: width, column_stride: 1 };
-        out.par_chunks_mut(panel * positions)
-            .zip(weight.par_chunks(panel * k))
-            .for_each(|(out, weight)| multiply(weight, k, right, &mut out[start..], positions));
+        Ok(())
     }
+
+    /// Each window becomes a token of a product whose outputs are the channels.
+    fn unfolded(&self, x: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
+        let threads = self.resident.engine().threads();
+        let product = self.resident.product(&threads)?;
+        let k = self.channels * self.windows.taps();
+        let (size, positions) = (self.windows.input_size(), self.windows.positions());
+        let rows = self.resident.weight().rows() / self.groups;
+        let tile = (TILE / k).clamp(64, positions.max(64)).min(positions);
+        let (mut columns, mut tokens) = (vec![0.0; k * tile], vec![0.0; k * tile]);
+        for (index, out) in out.chunks_mut(rows * positions).enumerate() {
+            let group = index % self.groups;
+            let x = &x[index * self.channels * size..][..self.channels * size];
+            let range = group * rows..(group + 1) * rows;
+            for start in (0..positions).step_by(tile) {
+                let width = tile.min(positions - start);
+                let tokens = &mut tokens[..k * width];
+                if self.windows.is_pointwise() {
+                    transpose(&threads, &x[start..], positions, k, tokens);
+                } else {
+                    let columns = &mut columns[..k * width];
+                    threads.chunks(columns, self.windows.taps() * width, |channel, rows| {
+                        let plane = &x[channel * size..][..size];
+                        let taps = rows.chunks_mut(width).enumerate();
+                        taps.for_each(|(tap, row)| self.windows.unfold(plane, tap, start, row));
+                    });
+                    transpose(&threads, columns, width, k, tokens);
+                }
+                let epilogue =
+                    Epilogue { bias: self.bias.map(|bias| &bias[range.clone()]), ..Epilogue::default() };
+                let layout = Layout::RowMajor { stride: positions };
+                let end = (rows - 1) * positions + width;
+                let matmul = MatMul { rows: range.clone(), epilogue, layout, ..product.clone() };
+                matmul.run(tokens, width, &mut out[start..start + end])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tokens transposed together: a cache line of each column.
+const LINE: usize = 16;
+
+/// `tokens[t, c] = columns[c * stride + t]` for `k` columns.
+fn transpose(threads: &Threads, columns: &[f32], stride: usize, k: usize, tokens: &mut [f32]) {
+    threads.chunks(tokens, LINE * k, |index, tokens| {
+        for (column, values) in columns.chunks(stride).take(k).enumerate() {
+            for (token, value) in tokens.chunks_mut(k).zip(&values[index * LINE..]) {
+                token[column] = *value;
+            }
+        }
+    });
 }
 
 /// One spatial axis of a convolution.

@@ -1,7 +1,5 @@
 //! Rows of a nested table.
 
-use rayon::prelude::*;
-
 use super::Resident;
 use crate::nested::NestedError;
 
@@ -15,9 +13,7 @@ pub fn nested_gather(resident: &Resident, indices: &[i64]) -> Result<Vec<f32>, G
     let (rows, cols) = (weight.rows(), weight.cols());
     let picked = indices.iter().map(|&index| row_of(index, rows)).collect::<Result<Vec<usize>, _>>()?;
     let mut out = vec![0.0; picked.len() * cols];
-    out.par_chunks_mut(cols.max(1))
-        .zip(&picked)
-        .try_for_each(|(out, &row)| weight.dequantize_row_into(width, row, out))?;
+    weight.gather(width, &picked, &mut out)?;
     Ok(out)
 }
 

@@ -94,7 +94,8 @@ impl NestedOp {
                 );
                 let mut shape = x.shape().to_vec();
                 shape[x.rank() - 1] = rows;
-                (nested_matmul(&self.resident, values, bias)?, shape)
+                let m = shape[..x.rank() - 1].iter().product();
+                (nested_matmul(&self.resident, values, m, bias)?, shape)
             }
         };
         let y = tract_ndarray::Array1::from(y).into_tensor().into_shape(&shape)?;

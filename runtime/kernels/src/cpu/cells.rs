@@ -71,6 +71,12 @@ impl Cells {
         self.count().div_ceil(BLOCK)
     }
 
+    /// Places that a row of indices, or a stream, takes: its blocks, and a line more, because rows a multiple of 4096 bytes
+    /// apart would compete for the same few lines of the first-level cache.
+    pub fn stride(&self) -> usize {
+        if self.blocks() == 0 { 0 } else { self.blocks() * BLOCK_CODES + 64 }
+    }
+
     /// Bytes of a row in a plane.
     pub fn row_bytes(&self) -> usize {
         CELL_BYTES * self.count()

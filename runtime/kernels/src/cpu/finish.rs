@@ -11,8 +11,11 @@ pub enum Layout {
     /// [tokens, rows], as MatMul has it.
     #[default]
     TokenMajor,
-    /// [rows, tokens], as Conv has it.
-    RowMajor,
+    /// [rows, tokens], as Conv has it; rows begin `stride` values apart.
+    RowMajor {
+        /// At least the number of tokens.
+        stride: usize,
+    },
 }
 
 /// What is the same for all strips of a product.
@@ -61,6 +64,17 @@ impl Out {
     }
 }
 
+impl Layout {
+    /// Values that an output spans.
+    pub(super) fn len(self, rows: usize, tokens: usize) -> usize {
+        match self {
+            Layout::TokenMajor => tokens.saturating_mul(rows),
+            Layout::RowMajor { .. } if rows == 0 || tokens == 0 => 0,
+            Layout::RowMajor { stride } => (rows - 1).saturating_mul(stride).saturating_add(tokens),
+        }
+    }
+}
+
 impl Finish<'_> {
     /// Finishes the rows from `row` on, a multiple of 4, for the streams from `first` on whose `sums` are given.
     #[inline(always)]
@@ -104,7 +118,7 @@ impl Finish<'_> {
             self.epilogue.activation.apply(&mut y);
             let at = |i: usize| match self.layout {
                 Layout::TokenMajor => token * count + row + i - self.rows.start,
-                Layout::RowMajor => (row + i - self.rows.start) * self.tokens + token,
+                Layout::RowMajor { stride } => (row + i - self.rows.start) * stride + token,
             };
             if let Some(gate) = self.epilogue.gate {
                 inside.clone().for_each(|i| y[i] *= gate[at(i)]);
@@ -114,7 +128,7 @@ impl Finish<'_> {
             }
             match self.layout {
                 Layout::TokenMajor => out.write_all(at(inside.start), &y[inside.clone()]),
-                Layout::RowMajor => inside.clone().for_each(|i| out.write(at(i), y[i])),
+                Layout::RowMajor { .. } => inside.clone().for_each(|i| out.write(at(i), y[i])),
             }
         }
     }

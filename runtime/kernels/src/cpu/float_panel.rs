@@ -15,7 +15,7 @@ pub(super) fn multiply(matmul: &MatMul, finish: &Finish, x: &[f32], out: &Out) {
     let (isa, level, cols) = (matmul.isa, &finish.level, finish.level.cells.cols());
     let (strips, strip_of) = (matmul.strip_count(), matmul.strips());
     let panel_strips = (PANEL_WEIGHTS / (STRIP * cols).max(1)).clamp(4, 8);
-    let indices_len = QUAD * level.cells.blocks() * BLOCK_CODES;
+    let indices_len = QUAD * level.cells.stride();
     matmul.threads.run(strips.div_ceil(panel_strips), |task| {
         let strips = task * panel_strips..strips.min((task + 1) * panel_strips);
         let rows = STRIP * strips.len();

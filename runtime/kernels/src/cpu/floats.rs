@@ -8,7 +8,7 @@ use super::strip::GROUP_LANES;
 /// Float activations.
 #[derive(Debug)]
 pub(super) struct Floats {
-    /// [tokens, blocks * 512]
+    /// [tokens, stride]
     values: Vec<f32>,
     stride: usize,
     /// [tokens, groups padded to 16]
@@ -19,7 +19,7 @@ pub(super) struct Floats {
 impl Floats {
     /// Reorders `x`, [tokens, cols].
     pub fn new(cells: &Cells, x: &[f32], tokens: usize) -> Floats {
-        let stride = cells.blocks() * BLOCK_CODES;
+        let stride = cells.stride();
         let padded_groups = cells.groups().next_multiple_of(GROUP_LANES);
         let mut floats = Floats {
             values: vec![0.0; tokens * stride],

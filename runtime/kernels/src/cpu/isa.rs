@@ -1,19 +1,21 @@
 //! The instruction sets that have kernels, and which one a call goes to.
 #![cfg_attr(
-    target_arch = "x86_64",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
     expect(unsafe_code, reason = "calls kernels for features that were checked")
 )]
 
 use std::fmt;
 
-#[cfg(target_arch = "x86_64")]
-use super::avx512;
 use super::cells::QUAD;
 use super::finish::{Finish, Out};
 use super::floats::Floats;
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::portable;
 use super::streams::Streams;
 use super::strip::{Level, QuadMap, STRIP};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
 
 /// A family of kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +23,15 @@ pub enum Isa {
     /// AVX-512 with VNNI and GFNI.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX2 with FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// NEON with the dot product instructions.
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod,
+    /// NEON.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     /// Plain Rust.
     Portable,
 }
@@ -30,6 +41,12 @@ impl fmt::Display for Isa {
         f.write_str(match self {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => "neon-dotprod",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "neon",
             Isa::Portable => "portable",
         })
     }
@@ -40,7 +57,9 @@ impl Isa {
     pub fn available() -> Vec<Isa> {
         let mut all = vec![];
         #[cfg(target_arch = "x86_64")]
-        all.push(Isa::Avx512);
+        all.extend([Isa::Avx512, Isa::Avx2]);
+        #[cfg(target_arch = "aarch64")]
+        all.extend([Isa::NeonDotprod, Isa::Neon]);
         all.push(Isa::Portable);
         all.retain(|isa| isa.is_available());
         all
@@ -56,6 +75,12 @@ impl Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::available(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::available(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => neon::has_dotprod(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => true,
             Isa::Portable => true,
         }
     }
@@ -65,6 +90,12 @@ impl Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::DECODE,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::DECODE,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => neon::DECODE,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => 0,
             Isa::Portable => 0,
         }
     }
@@ -83,16 +114,26 @@ impl Isa {
             // SAFETY: `MatMul::run` checks that the features are there.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::decode(level, quad, quads, streams, first, sums) },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::decode(level, quad, quads, streams, first, sums) },
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => unsafe { neon::decode(level, quad, quads, streams, first, sums) },
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => {}
             Isa::Portable => {}
         }
     }
 
-    /// Writes the indices of a quad, [4, blocks * 512], in the order of the streams.
+    /// Writes the indices of a quad, [4, stride], in the order of the streams; see [`Cells::stride`](super::cells::Cells::stride).
     pub(super) fn unpack(self, level: &Level, quad: usize, panel: &mut [u8]) {
         match self {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::unpack(level, quad, panel) },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::unpack(level, quad, panel) },
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod | Isa::Neon => neon::unpack(level, quad, panel),
             Isa::Portable => portable::unpack(level, quad, panel),
         }
     }
@@ -111,6 +152,12 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::tile(panel, map, streams, first, sums) },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::tile(panel, map, streams, first, sums) },
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => unsafe { neon::tile_dotprod(panel, map, streams, first, sums) },
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::tile(panel, map, streams, first, sums),
             Isa::Portable => portable::tile(panel, map, streams, first, sums),
         }
     }
@@ -128,6 +175,10 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::dots(panel, map, x, first, sums) },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::dots(panel, map, x, first, sums) },
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod | Isa::Neon => neon::dots(panel, map, x, first, sums),
             Isa::Portable => portable::dots(panel, map, x, first, sums),
         }
     }
@@ -138,6 +189,10 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::finish(finish, row, sums, first, out) },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::finish(finish, row, sums, first, out) },
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod | Isa::Neon => finish.strip(row, sums, first, out),
             Isa::Portable => finish.strip(row, sums, first, out),
         }
     }

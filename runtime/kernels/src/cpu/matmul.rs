@@ -6,7 +6,7 @@ use std::ops::Range;
 use mqc_ir::Activations;
 use mqc_ir::quant::Width;
 
-use super::cells::{BLOCK_CODES, QUAD};
+use super::cells::QUAD;
 use super::epilogue::Epilogue;
 use super::finish::{Finish, Layout, Out, place_quad};
 use super::floats::Floats;
@@ -17,6 +17,8 @@ use super::{Isa, KernelError, Threads};
 
 /// Codes of the streams that one pass over the strips multiplies by: they stay in the second-level cache.
 const STREAM_CODES: usize = 512 << 10;
+/// Streams that are multiplied by one strip after the other.
+const TILE_STREAMS: usize = 6;
 /// From so many float tokens on a panel of float weights and a blocked product are faster.
 const FLOAT_PANEL_TOKENS: usize = 16;
 
@@ -100,7 +102,16 @@ impl<'a> MatMul<'a> {
         if !self.isa.is_available() {
             return Err(KernelError::Unsupported(self.isa));
         }
-        let outputs = tokens.saturating_mul(self.rows.len());
+        let outputs = self.layout.len(self.rows.len(), tokens);
+        if let Layout::RowMajor { stride } = self.layout
+            && stride < tokens
+        {
+            return Err(KernelError::Length {
+                what: "stride of the output",
+                expected: tokens,
+                found: stride,
+            });
+        }
         let length = |what, expected, found| {
             if expected == found { Ok(()) } else { Err(KernelError::Length { what, expected, found }) }
         };
@@ -129,16 +140,20 @@ impl<'a> MatMul<'a> {
         let (isa, level) = (self.isa, &finish.level);
         let (strips, strip_of) = (self.strip_count(), self.strips());
         if streams.count() <= isa.decode_streams() {
-            self.threads.run(strips, |strip| {
-                let (quad, quads) = strip_of(strip);
-                let mut sums = [[0.0; STRIP]; 2];
-                let sums = &mut sums[..streams.count()];
-                isa.decode(level, quad, quads, streams, 0, sums);
-                isa.finish(finish, QUAD * quad, sums, 0, out);
+            // Neighbouring strips go to one thread: they share lines of the output, and taking a task costs as much as a strip.
+            let run = (strips / (8 * self.threads.count())).max(1);
+            self.threads.run(strips.div_ceil(run), |task| {
+                for strip in task * run..strips.min((task + 1) * run) {
+                    let (quad, quads) = strip_of(strip);
+                    let mut sums = [[0.0; STRIP]; 2];
+                    let sums = &mut sums[..streams.count()];
+                    isa.decode(level, quad, quads, streams, 0, sums);
+                    isa.finish(finish, QUAD * quad, sums, 0, out);
+                }
             });
             return;
         }
-        let row = level.cells.blocks() * BLOCK_CODES;
+        let row = level.cells.stride();
         let chunk = (STREAM_CODES / row.max(1)).max(8).next_multiple_of(12);
         let chunks = streams.count().div_ceil(chunk);
         self.threads.run(strips * chunks, |task| {
@@ -146,18 +161,23 @@ impl<'a> MatMul<'a> {
             let first = task / strips * chunk;
             let count = chunk.min(streams.count() - first);
             with_scratch(|scratch| {
-                let Scratch { panel, sums, quads: tile, map, .. } = scratch.sized(row, count);
-                for i in 0..quads {
+                let Scratch { panel, sums, maps, .. } = scratch.sized(quads, row, count);
+                for (i, panel) in panel.chunks_exact_mut((QUAD * row).max(1)).enumerate() {
                     isa.unpack(level, quad + i, panel);
-                    let map = match finish.integers {
-                        Some(_) => None,
-                        None => {
-                            map.fill(level, quad + i);
-                            Some(&*map)
-                        }
-                    };
-                    isa.tile(panel, map, streams, first, tile);
-                    place_quad(tile, i, sums);
+                    if finish.integers.is_none() {
+                        maps[i].fill(level, quad + i);
+                    }
+                }
+                // A few streams stay in the first-level cache while the panel passes by.
+                for (at, sums) in sums.chunks_mut(TILE_STREAMS).enumerate() {
+                    for i in 0..quads {
+                        let panel = &panel[i * QUAD * row..][..QUAD * row];
+                        let map = finish.integers.is_none().then_some(&maps[i]);
+                        let mut tile = [[0.0; QUAD]; TILE_STREAMS];
+                        let tile = &mut tile[..sums.len()];
+                        isa.tile(panel, map, streams, first + TILE_STREAMS * at, tile);
+                        place_quad(tile, i, sums);
+                    }
                 }
                 isa.finish(finish, QUAD * quad, sums, first, out);
             });
@@ -167,15 +187,17 @@ impl<'a> MatMul<'a> {
     fn floats(&self, finish: &Finish, x: &Floats, out: &Out) {
         let (isa, level) = (self.isa, &finish.level);
         let strip_of = self.strips();
-        let row = level.cells.blocks() * BLOCK_CODES;
+        let row = level.cells.stride();
         self.threads.run(self.strip_count(), |strip| {
             let (quad, quads) = strip_of(strip);
             with_scratch(|scratch| {
-                let Scratch { panel, sums, quads: tile, map, .. } = scratch.sized(row, finish.tokens);
+                let Scratch { panel, sums, maps, .. } = scratch.sized(1, row, finish.tokens);
                 for i in 0..quads {
                     isa.unpack(level, quad + i, panel);
-                    map.fill(level, quad + i);
-                    isa.dots(panel, map, x, 0, tile);
+                    maps[0].fill(level, quad + i);
+                    let mut tile = [[0.0; QUAD]; FLOAT_PANEL_TOKENS];
+                    let tile = &mut tile[..finish.tokens];
+                    isa.dots(panel, &maps[0], x, 0, tile);
                     place_quad(tile, i, sums);
                 }
                 isa.finish(finish, QUAD * quad, sums, 0, out);
@@ -187,20 +209,19 @@ impl<'a> MatMul<'a> {
 /// What a thread needs for a strip; kept, because tasks are short.
 #[derive(Default)]
 pub(super) struct Scratch {
+    /// [quads, 4, indices of a row]
     panel: Vec<u8>,
     sums: Vec<[f32; STRIP]>,
-    quads: Vec<[f32; QUAD]>,
-    map: QuadMap,
-    /// Float weights.
+    maps: [QuadMap; STRIP / QUAD],
+    /// Float weights and their products.
     pub floats: Vec<f32>,
 }
 
 impl Scratch {
-    /// With a panel of four rows of `row` indices and sums of `streams` streams.
-    fn sized(&mut self, row: usize, streams: usize) -> &mut Scratch {
-        self.panel.resize(QUAD * row, 0);
+    /// With panels of four rows of `row` indices and sums of `streams` streams.
+    fn sized(&mut self, quads: usize, row: usize, streams: usize) -> &mut Scratch {
+        self.panel.resize(quads * QUAD * row, 0);
         self.sums.resize(streams, [0.0; STRIP]);
-        self.quads.resize(streams, [0.0; QUAD]);
         self
     }
 }

@@ -19,7 +19,11 @@ mod strip;
 mod threads;
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 pub use epilogue::{Activation, Epilogue};
 pub use error::KernelError;

@@ -17,6 +17,9 @@ const MAPPING: usize = 16 * HUGE;
 #[derive(Debug, Clone, Default)]
 pub struct Pages {
     open: Arc<Mutex<Option<Open>>>,
+    /// Each part ends where accessible memory ends.
+    #[cfg(all(test, target_os = "linux"))]
+    guarded: bool,
 }
 
 /// A mapping that still has room.
@@ -58,7 +61,17 @@ impl Pages {
         Ok(part)
     }
 
+    /// An allocator of parts after which memory cannot be accessed.
+    #[cfg(all(test, target_os = "linux"))]
+    pub fn guarded() -> Pages {
+        Pages { guarded: true, ..Pages::default() }
+    }
+
     fn allocate(&self, len: usize) -> std::io::Result<Part> {
+        #[cfg(all(test, target_os = "linux"))]
+        if self.guarded {
+            return Ok(Part { mapping: Arc::new(Mapping::guarded(len)?), start: 0, len });
+        }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let size = len.next_multiple_of(ALIGN);
         if let Some(Open { mapping, used }) = open.as_mut()
@@ -82,6 +95,19 @@ impl Mapping {
         let _ = map.advise(memmap2::Advice::HugePage); // a system without huge pages is slower, not wrong
         let skip = map.as_ptr().align_offset(HUGE).min(HUGE);
         Ok(Mapping { map, skip })
+    }
+
+    /// `len` bytes with an inaccessible page after them.
+    #[cfg(all(test, target_os = "linux"))]
+    fn guarded(len: usize) -> std::io::Result<Mapping> {
+        const GUARD: usize = 64 << 10;
+        let end = len.next_multiple_of(GUARD);
+        let mut map = MmapOptions::new().len(end + GUARD).map_anon()?;
+        // SAFETY: the last page of this mapping, to which nothing refers.
+        match unsafe { libc::mprotect(map[end..].as_mut_ptr().cast(), GUARD, libc::PROT_NONE) } {
+            0 => Ok(Mapping { map, skip: end - len }),
+            _ => Err(std::io::Error::last_os_error()),
+        }
     }
 
     fn base(&self) -> *const u8 {

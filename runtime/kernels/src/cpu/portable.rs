@@ -1,37 +1,98 @@
 //! Kernels in plain Rust, for every processor.
 
-use super::cells::{BLOCK_CODES, CELL_BYTES, QUAD};
+use super::cells::{BLOCK, BLOCK_CODES, CELL_BYTES, QUAD};
 use super::floats::Floats;
 use super::streams::Streams;
 use super::strip::{GROUP_LANES, Level, QuadMap};
 
-/// Writes the indices of a quad, [4, blocks * 512], in the order of the streams.
+/// Bytes of a row of a block in a plane.
+const LINE: usize = BLOCK * CELL_BYTES;
+
+/// The bytes of a line, as words that the compiler keeps in vector registers.
+type Line = [u64; LINE / 8];
+
+/// Writes the indices of a quad, [4, stride], in the order of the streams.
 pub(super) fn unpack(level: &Level, quad: usize, panel: &mut [u8]) {
-    let blocks = level.cells.blocks();
+    let stride = panel.len() / QUAD;
     let planes = level.planes_from(quad);
-    let unread = 8 - level.count as u32;
-    for block in 0..blocks {
-        let cells = (level.cells.count() - 16 * block).min(16);
+    for block in 0..level.cells.blocks() {
+        let bytes = CELL_BYTES * (level.cells.count() - BLOCK * block).min(BLOCK);
         for row in 0..QUAD {
-            let out = &mut panel[(row * blocks + block) * BLOCK_CODES..][..BLOCK_CODES];
-            out.fill(0);
-            for lane in 0..CELL_BYTES * cells {
-                let at = 16 * CELL_BYTES * QUAD * block + row * CELL_BYTES * cells + lane;
-                let mut bytes = [0; 8];
-                bytes.iter_mut().zip(planes).take(level.count).for_each(|(byte, plane)| *byte = plane[at]);
-                for o in 0..8 {
-                    // Plane p has the bit at (7 - p + o) mod 8: rotated right by o, at 7 - p.
-                    let code = (0..level.count)
-                        .fold(0, |code, p| code | bytes[p].rotate_right(o as u32) & (0x80 >> p));
-                    let index = code >> unread;
-                    out[64 * o + lane] = match level.rounding {
-                        None => index,
-                        Some(rounding) => index.div_ceil(2).min(rounding.top),
-                    };
-                }
+            let at = LINE * QUAD * block + row * bytes;
+            let mut lines = [[0; LINE / 8]; 8];
+            for (line, plane) in lines.iter_mut().zip(&planes[..level.count]) {
+                *line = read_line(&plane[at..at + bytes]);
+            }
+            let codes = merge(lines);
+            let out = &mut panel[row * stride + block * BLOCK_CODES..][..BLOCK_CODES];
+            for (o, (out, code)) in out.chunks_exact_mut(LINE).zip(codes).enumerate() {
+                write_indices(level, rotate_right(code, o), out);
             }
         }
     }
+}
+
+/// At most 64 bytes, then zeros.
+fn read_line(bytes: &[u8]) -> Line {
+    let mut padded = [0; LINE];
+    padded[..bytes.len()].copy_from_slice(bytes);
+    let mut line = [0; LINE / 8];
+    for (word, bytes) in line.iter_mut().zip(padded.as_chunks::<8>().0) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    line
+}
+
+/// Codes, of which the leading bits were read, to indices.
+fn write_indices(level: &Level, codes: Line, out: &mut [u8]) {
+    let unread = 8 - level.count as u32;
+    for (out, word) in out.as_chunks_mut::<8>().0.iter_mut().zip(codes) {
+        *out = ((word >> unread) & spread(u8::MAX >> unread)).to_ne_bytes();
+    }
+    if let Some(rounding) = level.rounding {
+        for index in out {
+            *index = index.div_ceil(2).min(rounding.top);
+        }
+    }
+}
+
+/// For each o the codes rotated left by o: plane p has its bit at `(7 - p + o) mod 8`.
+///
+/// Planes come in pairs, pairs in quads, quads in eights: at each step a bit select takes from either side the bits of
+/// its planes.
+fn merge([a, b, c, d, e, f, g, h]: [Line; 8]) -> [Line; 8] {
+    let pair = |high, low| join::<1, 2>(0xaa, [high], [low]);
+    let high = join::<2, 4>(0xcc, pair(a, b), pair(c, d));
+    let low = join::<2, 4>(0xcc, pair(e, f), pair(g, h));
+    join::<4, 8>(0xf0, high, low)
+}
+
+/// Twice as many planes from those that go to the bits under `mask` and those that go to the others.
+fn join<const N: usize, const TWICE: usize>(mask: u8, high: [Line; N], low: [Line; N]) -> [Line; TWICE] {
+    let mut all = [[0; LINE / 8]; TWICE];
+    for v in 0..N {
+        let mask = spread(mask.rotate_left(v as u32));
+        for (i, (high, low)) in high[v].iter().zip(&low[v]).enumerate() {
+            let differ = (high ^ low) & mask;
+            all[v][i] = low ^ differ;
+            all[v + N][i] = high ^ differ;
+        }
+    }
+    all
+}
+
+/// Rotates each byte.
+fn rotate_right(mut line: Line, by: usize) -> Line {
+    let stay = spread(u8::MAX >> by);
+    for word in &mut line {
+        *word = (*word >> by & stay) | (*word << (8 - by) & !stay);
+    }
+    line
+}
+
+/// A byte in each place of a word.
+fn spread(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
 }
 
 /// Sums of the four rows of a panel for the streams from `first` on: of `index * code`, or with a map everything that
@@ -68,16 +129,18 @@ fn scaled_dot(
 ) -> f32 {
     let scales = row_of(&map.scales, r);
     let mut total = 0.0;
-    for (block, (indices, codes)) in indices.chunks(BLOCK_CODES).zip(codes.chunks(BLOCK_CODES)).enumerate() {
-        for cell in 0..16 {
-            let mut sum = 0;
-            for o in 0..8 {
-                let at = 64 * o + 4 * cell;
-                sum += (at..at + 4).map(|i| i32::from(indices[i]) * i32::from(codes[i])).sum::<i32>();
+    let blocks = indices.chunks_exact(BLOCK_CODES).zip(codes.chunks_exact(BLOCK_CODES));
+    for (block, (indices, codes)) in blocks.enumerate() {
+        let mut parts = [0; LINE];
+        for (indices, codes) in indices.chunks_exact(LINE).zip(codes.chunks_exact(LINE)) {
+            for ((part, index), code) in parts.iter_mut().zip(indices).zip(codes) {
+                *part += i32::from(*index) * i32::from(*code);
             }
-            let lane = 16 * block + cell;
+        }
+        for (cell, parts) in parts.as_chunks::<CELL_BYTES>().0.iter().enumerate() {
+            let lane = BLOCK * block + cell;
             let unit = streams.lanes(stream).map_or(streams.unit(stream), |lanes| lanes[lane]);
-            total += sum as f32 * (scales[lane] * unit);
+            total += parts.iter().sum::<i32>() as f32 * (scales[lane] * unit);
         }
     }
     total + streams.offset_sums(stream).map_or(0.0, |x| dot(row_of(&map.offsets, r), x))
@@ -92,7 +155,7 @@ pub(super) fn dots(panel: &[u8], map: &QuadMap, x: &Floats, first: usize, sums: 
             let (scales, indices) = (row_of(&map.scales, r), &panel[r * row..][..row]);
             *sum = dot(row_of(&map.offsets, r), x.sums(token));
             for (block, (indices, values)) in
-                indices.chunks(BLOCK_CODES).zip(values.chunks(BLOCK_CODES)).enumerate()
+                indices.chunks_exact(BLOCK_CODES).zip(values.chunks_exact(BLOCK_CODES)).enumerate()
             {
                 let mut parts = [0.0; 64];
                 for (indices, values) in indices.chunks(64).zip(values.chunks(64)) {

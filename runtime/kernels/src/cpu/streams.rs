@@ -18,7 +18,7 @@ const ROUND: f32 = 12_582_912.0;
 /// Integer activations.
 #[derive(Debug)]
 pub(super) struct Streams {
-    /// [tokens * limbs, blocks * 512]
+    /// [tokens * limbs, stride]
     codes: Vec<i8>,
     /// Bytes of a stream.
     stride: usize,
@@ -43,7 +43,7 @@ impl Streams {
             Activations::Int8 => (1, None),
             Activations::Int8Group(size) => (1, Some((size as usize / CELL).max(1))),
         };
-        let stride = cells.blocks() * BLOCK_CODES;
+        let stride = cells.stride();
         let padded = cells.blocks() * BLOCK;
         let padded_groups = cells.groups().next_multiple_of(GROUP_LANES);
         let mut streams = Streams {
@@ -106,7 +106,7 @@ impl Streams {
 
     /// The units of the cells of a stream, padded to whole blocks.
     pub fn lanes(&self, stream: usize) -> Option<&[f32]> {
-        let padded = self.stride / CELL;
+        let padded = self.stride / BLOCK_CODES * BLOCK;
         self.lanes.as_ref().map(|lanes| &lanes[stream / self.limbs * padded..][..padded])
     }
 }

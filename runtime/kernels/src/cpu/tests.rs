@@ -9,6 +9,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
+#[cfg(target_os = "linux")]
+mod guard;
+
 use crate::nested::{AffineMap, NestedWeight, dequantize, pack};
 
 /// Deterministic values from a seed.
@@ -136,8 +139,12 @@ impl Case {
     }
 
     fn check(&self, isa: Isa) -> Result<(), TestCaseError> {
+        self.check_in(isa, &Pages::default())
+    }
+
+    fn check_in(&self, isa: Isa, pages: &Pages) -> Result<(), TestCaseError> {
         let built = self.build();
-        let packed = Packed::new(built.weight.clone(), &Pages::default());
+        let packed = Packed::new(built.weight.clone(), pages);
         let threads = Threads::new(1);
         for width in Width::all().filter(|width| *width <= built.weight.max_width()) {
             packed.load(width).unwrap();
@@ -197,6 +204,250 @@ proptest! {
     fn kernels_are_the_definition(case in cases()) {
         for isa in Isa::available() {
             case.check(isa)?;
+        }
+    }
+}
+
+fn width(bits: u8) -> Width {
+    Width::new(bits).unwrap()
+}
+
+fn example(rows: usize, cols: usize, tokens: usize, activations: Activations) -> Case {
+    Case {
+        rows,
+        cols,
+        tokens,
+        mode: SliceMode::Midpoint,
+        grouping: Grouping::PerChannel,
+        activations,
+        codes: CodeKind::Random,
+        seed: 5,
+    }
+}
+
+/// Products of a case at a width, with changes to the call.
+fn run_on(case: &Case, threads: &Threads, bits: u8, change: impl Fn(&mut MatMul)) -> Vec<f32> {
+    let built = case.build();
+    let packed = Packed::new(built.weight.clone(), &Pages::default());
+    packed.load(width(bits)).unwrap();
+    let mut matmul = MatMul { activations: case.activations, ..MatMul::new(&packed, width(bits), threads) };
+    change(&mut matmul);
+    let mut y = vec![0.0; case.tokens * matmul.rows.len()];
+    matmul.run(&built.x, case.tokens, &mut y).unwrap();
+    y
+}
+
+#[test]
+fn integer_sums_are_exact() {
+    // With a unit scale and zero the output is the sum of codes times activations, which float arithmetic holds.
+    for isa in Isa::available() {
+        for (cols, tokens) in [(4096, 1), (4096, 3), (700, 2), (31, 1)] {
+            let mut random = Random(3);
+            let codes: Vec<u8> = (0..8 * cols).map(|_| random.next() as u8).collect();
+            let x: Vec<f32> = (0..tokens * cols)
+                .map(|k| if k % cols == 0 { 127.0 } else { (random.next() % 255) as f32 - 127.0 })
+                .collect();
+            let planes = pack(&codes, 8, cols).unwrap().map(Bytes::from).to_vec();
+            let map = AffineMap { scale: vec![1.0; 8].into(), zero: vec![0.0; 8].into() };
+            let weight = NestedWeight::new(
+                (8, cols),
+                Grouping::PerChannel,
+                SliceMode::Midpoint,
+                planes,
+                map,
+                BTreeMap::new(),
+            );
+            let packed = Packed::new(weight.unwrap(), &Pages::default());
+            packed.load(Width::MAX).unwrap();
+            let threads = Threads::new(1);
+            let mut y = vec![0.0; tokens * 8];
+            MatMul { activations: Activations::Int8, isa, ..MatMul::new(&packed, Width::MAX, &threads) }
+                .run(&x, tokens, &mut y)
+                .unwrap();
+            for (i, y) in y.iter().enumerate() {
+                let (token, row) = (i / 8, i % 8);
+                let sum: i64 =
+                    (0..cols).map(|k| i64::from(codes[row * cols + k]) * x[token * cols + k] as i64).sum();
+                assert_eq!(*y, sum as f32, "{isa} {cols} columns, token {token}, row {row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn long_rows_do_not_overflow() {
+    for codes in [CodeKind::Ones, CodeKind::Random] {
+        for activations in [Activations::Int8, Activations::Int16] {
+            let case = Case { codes, ..example(5, 70_000, 3, activations) };
+            Isa::available().into_iter().for_each(|isa| case.check(isa).unwrap());
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    for activations in [Activations::F32, Activations::Int16, Activations::Int8Group(64)] {
+        for tokens in [1, 7, 40] {
+            let case = example(133, 300, tokens, activations);
+            let [one, three] = [1, 3].map(|count| run_on(&case, &Threads::new(count), 4, |_| {}));
+            assert_eq!(one, three, "{activations} {tokens}");
+        }
+    }
+}
+
+#[test]
+fn the_epilogue_is_applied_in_order() {
+    let threads = Threads::new(2);
+    for isa in Isa::available() {
+        for tokens in [1, 2, 9, 20] {
+            for activations in [Activations::F32, Activations::Int16] {
+                let case = example(37, 100, tokens, activations);
+                let plain = run_on(&case, &threads, 5, |call| call.isa = isa);
+                let mut random = Random(9);
+                let mut floats = |len| (0..len).map(|_| random.float()).collect::<Vec<f32>>();
+                let (bias, gate, residual) = (floats(37), floats(37 * tokens), floats(37 * tokens));
+                let kinds = [
+                    Activation::Identity,
+                    Activation::Relu,
+                    Activation::Gelu,
+                    Activation::GeluTanh,
+                    Activation::Silu,
+                ];
+                for activation in kinds {
+                    let fused = run_on(&case, &threads, 5, |call| {
+                        call.isa = isa;
+                        call.epilogue.bias = Some(leak(&bias));
+                        call.epilogue.activation = activation;
+                        call.epilogue.gate = Some(leak(&gate));
+                        call.epilogue.residual = Some(leak(&residual));
+                    });
+                    for i in 0..plain.len() {
+                        let mut y = [plain[i] + bias[i % 37]];
+                        activation.apply(&mut y);
+                        let expected = y[0] * gate[i] + residual[i];
+                        let close = (fused[i] - expected).abs() <= 2e-6 * (1.0 + expected.abs());
+                        assert!(close, "{isa} {activation:?} {i}: {} {expected}", fused[i]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Borrowed for as long as a call asks; tests may leak.
+fn leak(values: &[f32]) -> &'static [f32] {
+    values.to_vec().leak()
+}
+
+#[test]
+fn rows_and_layouts_pick_the_same_values() {
+    let threads = Threads::new(1);
+    for isa in Isa::available() {
+        for tokens in [1, 5, 18] {
+            for activations in [Activations::F32, Activations::Int8] {
+                let case = example(50, 70, tokens, activations);
+                let all = run_on(&case, &threads, 3, |call| call.isa = isa);
+                for rows in [0..50, 3..4, 7..31, 16..48, 20..20] {
+                    let part = run_on(&case, &threads, 3, |call| {
+                        (call.isa, call.rows) = (isa, rows.clone());
+                    });
+                    let turned = run_on(&case, &threads, 3, |call| {
+                        (call.isa, call.rows) = (isa, rows.clone());
+                        call.layout = Layout::RowMajor { stride: tokens };
+                    });
+                    for token in 0..tokens {
+                        for (i, row) in rows.clone().enumerate() {
+                            let expected = all[token * 50 + row];
+                            assert_eq!(part[token * rows.len() + i], expected, "{isa} {rows:?}");
+                            assert_eq!(turned[i * tokens + token], expected, "{isa} {rows:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn extreme_values_do_as_they_must() {
+    let threads = Threads::new(1);
+    for isa in Isa::available() {
+        for activations in
+            [Activations::F32, Activations::Int16, Activations::Int8, Activations::Int8Group(32)]
+        {
+            let case = example(6, 90, 3, activations);
+            let mut built = case.build();
+            built.x[0] = f32::NAN;
+            built.x[90..180].fill(0.0);
+            built.x[180..].iter_mut().for_each(|x| *x *= 1e-41); // denormal
+            let packed = Packed::new(built.weight.clone(), &Pages::default());
+            packed.load(Width::MAX).unwrap();
+            let mut y = vec![1.0; 18];
+            MatMul { activations, isa, ..MatMul::new(&packed, Width::MAX, &threads) }
+                .run(&built.x, 3, &mut y)
+                .unwrap();
+            assert!(y[..6].iter().all(|y| y.is_nan()), "{isa} {activations} {y:?}");
+            assert!(y[6..12].iter().all(|y| *y == 0.0), "{isa} {activations} {y:?}");
+            assert!(y[12..].iter().all(|y| y.abs() < 1e-30), "{isa} {activations} {y:?}");
+        }
+    }
+}
+
+#[test]
+fn planes_become_resident_as_widths_need_them() {
+    let case = example(20, 100, 1, Activations::Int8);
+    let packed = Packed::new(case.build().weight, &Pages::default());
+    assert_eq!(packed.resident_bytes(), 0);
+    let plane = 20 * 16; // four cells of four bytes in each row
+    let places = |count| packed.planes(count).unwrap().map(|plane| plane.as_ptr().addr())[..count].to_vec();
+    let mut before = vec![];
+    for (bits, planes) in [(2, 2), (1, 2), (4, 4), (4, 4), (8, 8), (3, 8)] {
+        packed.load(width(bits)).unwrap();
+        assert_eq!(packed.resident_bytes(), planes * plane);
+        // What was there stays where it is.
+        assert_eq!(places(before.len()), before);
+        before = places(planes);
+    }
+}
+
+#[test]
+fn wrong_calls_are_errors() {
+    let threads = Threads::new(1);
+    let packed = Packed::new(example(8, 40, 1, Activations::Int8).build().weight, &Pages::default());
+    let call = |width| MatMul::new(&packed, width, &threads);
+    let (x, mut y) = (vec![0.0; 40], vec![0.0; 8]);
+    assert!(matches!(call(width(2)).run(&x, 1, &mut y), Err(KernelError::NotResident)));
+    packed.load(width(2)).unwrap();
+    assert!(call(width(2)).run(&x, 1, &mut y).is_ok());
+    assert!(matches!(call(width(3)).run(&x, 1, &mut y), Err(KernelError::NotResident)));
+    assert!(matches!(call(width(2)).run(&x, 2, &mut y), Err(KernelError::Length { .. })));
+    assert!(matches!(call(width(2)).run(&x, 1, &mut y[..7]), Err(KernelError::Length { .. })));
+    let beyond = MatMul { rows: 4..9, ..call(width(2)) };
+    assert!(matches!(beyond.run(&x, 1, &mut y), Err(KernelError::Rows { .. })));
+    let narrow = MatMul { layout: Layout::RowMajor { stride: 1 }, ..call(width(2)) };
+    assert!(matches!(narrow.run(&[0.0; 80], 2, &mut y), Err(KernelError::Length { .. })));
+    assert!(call(width(2)).run(&[], 0, &mut []).is_ok());
+}
+
+#[test]
+fn empty_weights_give_the_bias() {
+    let threads = Threads::new(1);
+    let maps = || AffineMap { scale: vec![1.0; 3].into(), zero: vec![0.0; 3].into() };
+    let planes = vec![Bytes::new(); 8];
+    let weight =
+        NestedWeight::new((3, 0), Grouping::PerChannel, SliceMode::Midpoint, planes, maps(), BTreeMap::new());
+    let packed = Packed::new(weight.unwrap(), &Pages::default());
+    packed.load(width(4)).unwrap();
+    for isa in Isa::available() {
+        for activations in [Activations::F32, Activations::Int16, Activations::Int8Group(32)] {
+            for tokens in [1, 4, 20] {
+                let mut y = vec![7.0; 3 * tokens];
+                let epilogue = Epilogue { bias: Some(&[1.0, 2.0, 3.0]), ..Epilogue::default() };
+                MatMul { activations, isa, epilogue, ..MatMul::new(&packed, width(4), &threads) }
+                    .run(&[], tokens, &mut y)
+                    .unwrap();
+                assert!(y.chunks(3).all(|y| y == [1.0, 2.0, 3.0]), "{isa} {activations} {tokens} {y:?}");
+            }
         }
     }
 }

@@ -108,6 +108,26 @@ impl Threads {
     }
 }
 
+impl Threads {
+    /// Calls `work(index, chunk)` for every chunk of `len` values, the last may be shorter; chunks run in parallel.
+    ///
+    /// # Panics
+    /// If a task did.
+    pub fn chunks<T: Send>(&self, values: &mut [T], len: usize, work: impl Fn(usize, &mut [T]) + Sync) {
+        struct Base<T>(*mut T);
+        // SAFETY: every task makes one slice of it, of values that no other task has.
+        unsafe impl<T: Send> Sync for Base<T> {}
+        let (len, total) = (len.max(1), values.len());
+        let base = &Base(values.as_mut_ptr());
+        self.run(total.div_ceil(len), |index| {
+            let start = index * len;
+            // SAFETY: the chunks lie inside `values`, do not overlap, and each is visited once while `values` is borrowed.
+            let chunk = unsafe { std::slice::from_raw_parts_mut(base.0.add(start), len.min(total - start)) };
+            work(index, chunk);
+        });
+    }
+}
+
 /// Waits for the workers.
 struct Finish<'a>(&'a Shared);
 
@@ -198,6 +218,17 @@ mod tests {
                 });
                 assert!(hits.iter().all(|hit| hit.load(Ordering::Relaxed) == 1));
             }
+        }
+    }
+
+    #[test]
+    fn chunks_cover_the_values() {
+        for (total, len) in [(0, 4), (1, 4), (10, 3), (12, 4), (5, 0), (3, 100)] {
+            let mut values = vec![0; total];
+            Threads::new(3).chunks(&mut values, len, |index, chunk| {
+                chunk.iter_mut().enumerate().for_each(|(i, value)| *value += 1 + index * len.max(1) + i);
+            });
+            assert_eq!(values, (1..=total).collect::<Vec<_>>());
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use mqc_ir::Activations;
 use mqc_ir::quant::{Grouping, SliceMode, Width};
 use prost::Message;
 use tract_onnx::pb::attribute_proto::AttributeType;
@@ -11,7 +12,7 @@ use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::{self, AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use tract_onnx::prelude::*;
 
-use crate::cpu::Resident;
+use crate::cpu::{Engine, Resident};
 use crate::nested::{AffineMap, NestedWeight, pack};
 
 /// Reproducible values in [-1, 1).
@@ -30,7 +31,12 @@ pub fn width(bits: u8) -> Width {
     Width::new(bits).unwrap()
 }
 
+/// A weight for float activations on one thread.
 pub fn resident(name: &str, rows: usize, cols: usize) -> Arc<Resident> {
+    resident_on(&Arc::new(Engine::new(1, Activations::F32)), name, rows, cols)
+}
+
+pub fn resident_on(engine: &Arc<Engine>, name: &str, rows: usize, cols: usize) -> Arc<Resident> {
     let seed = (rows * 31 + cols) as u64;
     let codes: Vec<u8> = noise(rows * cols, seed).iter().map(|x| ((x + 1.0) * 128.0) as u8).collect();
     let scale: Vec<f32> = noise(rows, seed + 1).iter().map(|x| (2.0 + x) / 256.0).collect();
@@ -40,7 +46,7 @@ pub fn resident(name: &str, rows: usize, cols: usize) -> Arc<Resident> {
     let shape = (rows, cols);
     let weight =
         NestedWeight::new(shape, Grouping::PerChannel, SliceMode::Midpoint, planes, map, BTreeMap::new());
-    Arc::new(Resident::new(name, weight.unwrap()))
+    Arc::new(Resident::new(name, weight.unwrap(), engine))
 }
 
 pub fn residents(all: &[&Arc<Resident>]) -> BTreeMap<String, Arc<Resident>> {

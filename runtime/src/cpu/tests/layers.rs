@@ -1,16 +1,16 @@
 //! Each nested operator against plain f64 loops, on random shapes and widths.
 
+use std::sync::Arc;
+
+use mqc_ir::Activations;
 use proptest::prelude::*;
 
-use super::fixture::{close, floats, matmul, noise, resident, width};
-use crate::cpu::{ConvGeometry, Padding, Resident, nested_conv, nested_gather, nested_matmul};
+use super::fixture::{close, floats, matmul, noise, resident, resident_on, width};
+use crate::cpu::{ConvGeometry, Engine, Padding, Resident, nested_conv, nested_gather, nested_matmul};
 
-/// Runs `work` on rayon pools of 1 and 4 threads and returns both results.
-fn on_pools<T: Send>(work: impl Fn() -> T + Sync) -> [T; 2] {
-    [1, 4].map(|threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(&work)
-    })
+/// The results on one thread and on four.
+fn on_engines<T>(work: impl Fn(&Arc<Engine>) -> T) -> [T; 2] {
+    [1, 4].map(|threads| work(&Arc::new(Engine::new(threads, Activations::F32))))
 }
 
 proptest! {
@@ -27,7 +27,7 @@ proptest! {
         let weight = resident("w", n, k);
         weight.set_width(width(bits));
         let (x, bias) = (noise(m * k, 7), noise(n, 8));
-        let found = nested_matmul(&weight, &x, with_bias.then_some(&bias[..])).unwrap();
+        let found = nested_matmul(&weight, &x, m, with_bias.then_some(&bias[..])).unwrap();
         let mut expected = matmul(&weight, &x);
         if with_bias {
             expected.iter_mut().enumerate().for_each(|(at, y)| *y += f64::from(bias[at % n]));
@@ -64,10 +64,10 @@ proptest! {
 
 #[test]
 fn matmul_does_not_depend_on_threads() {
-    let weight = resident("w", 500, 333);
     for m in [1, 3, 37] {
         let x = noise(m * 333, 3);
-        let [one, four] = on_pools(|| nested_matmul(&weight, &x, None).unwrap());
+        let [one, four] =
+            on_engines(|engine| nested_matmul(&resident_on(engine, "w", 500, 333), &x, m, None).unwrap());
         assert_eq!(one, four);
     }
 }
@@ -121,9 +121,9 @@ fn conv_case() -> impl Strategy<Value = ConvCase> {
 }
 
 impl ConvCase {
-    fn weight(&self) -> std::sync::Arc<Resident> {
-        let weight =
-            resident("w", self.rows * self.group, self.channels * self.kernel.iter().product::<usize>());
+    fn weight_on(&self, engine: &Arc<Engine>) -> Arc<Resident> {
+        let taps = self.kernel.iter().product::<usize>();
+        let weight = resident_on(engine, "w", self.rows * self.group, self.channels * taps);
         weight.set_width(width(self.bits));
         weight
     }
@@ -185,7 +185,7 @@ impl ConvCase {
     }
 
     fn check(&self) {
-        let weight = self.weight();
+        let weight = self.weight_on(&Arc::new(Engine::new(1, Activations::F32)));
         let geometry = ConvGeometry::new(
             self.kernel.clone(),
             self.strides.clone(),
@@ -197,7 +197,8 @@ impl ConvCase {
         let mut shape = vec![self.batch, self.channels * self.group];
         shape.extend(&self.input);
         let (x, bias) = (noise(shape.iter().product(), 5), noise(weight.weight().rows(), 6));
-        let found = on_pools(|| nested_conv(&weight, &geometry, &x, &shape, Some(&bias)));
+        let found =
+            on_engines(|engine| nested_conv(&self.weight_on(engine), &geometry, &x, &shape, Some(&bias)));
         let Some(layout) = self.layout() else {
             assert!(found.iter().all(|found| found.is_err()));
             return;

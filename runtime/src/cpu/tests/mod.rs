@@ -1,5 +1,5 @@
 //! Tests of the CPU session against plain f64 loops.
 
-mod fixture;
+pub(super) mod fixture;
 mod graphs;
 mod layers;

@@ -8,7 +8,7 @@ use crate::cpu::cells::{BLOCK_CODES, QUAD};
 use crate::cpu::streams::Streams;
 use crate::cpu::strip::{GROUP_LANES, Level, QuadMap};
 
-/// Writes the indices of a quad, [4, blocks * 512], in the order of the streams.
+/// Writes the indices of a quad, [4, stride], in the order of the streams.
 ///
 /// # Safety
 /// The CPU features. `P` planes are read and rounded if `ROUND`; `panel` is as long as said.
@@ -18,6 +18,7 @@ pub(super) unsafe fn unpack<const P: usize, const ROUND: bool>(level: &Level, qu
     let planes = level.planes_from(quad);
     let top = level.rounding.map_or(u8::MAX, |rounding| rounding.top);
     assert!(panel.len() >= QUAD * blocks * BLOCK_CODES);
+    let stride = panel.len() / QUAD;
     for block in 0..blocks {
         let cells = (count - 16 * block).min(16);
         let valid = if cells == 16 { !0 } else { (1 << cells) - 1 };
@@ -27,7 +28,7 @@ pub(super) unsafe fn unpack<const P: usize, const ROUND: bool>(level: &Level, qu
                 // SAFETY: each plane holds a whole quad; the mask leaves out what is beyond a part block.
                 unsafe { _mm512_maskz_loadu_epi32(valid, planes[p].as_ptr().add(at).cast()) }
             });
-            let out = panel[(row * blocks + block) * BLOCK_CODES..][..BLOCK_CODES].as_mut_ptr();
+            let out = panel[row * stride + block * BLOCK_CODES..][..BLOCK_CODES].as_mut_ptr();
             for (o, codes) in codes::<P, ROUND, true>(bytes, top).into_iter().enumerate() {
                 // SAFETY: 512 bytes from `out` on, checked by the slice.
                 unsafe { _mm512_storeu_si512(out.add(64 * o).cast(), codes) };
@@ -89,7 +90,8 @@ pub(super) unsafe fn tile_floats<const T: usize>(
     let mut totals = [[_mm512_setzero_ps(); QUAD]; T];
     for block in 0..row / BLOCK_CODES {
         let mut lanes = [[_mm512_setzero_si512(); QUAD]; T];
-        for o in 0..8 {
+        // Unrolled, the compiler would run out of registers.
+        for o in 0..std::hint::black_box(8) {
             let at = block * BLOCK_CODES + 64 * o;
             // SAFETY: inside the block.
             unsafe {

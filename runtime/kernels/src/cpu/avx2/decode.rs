@@ -1,0 +1,158 @@
+//! Few tokens: planes go from memory through registers into the sums, and nowhere else.
+
+use std::arch::x86_64::*;
+
+use super::planes::{Block, HALF, PARTS, Quad};
+use super::sums::{medium, reduce_floats, reduce_integers, small, widen};
+use crate::cpu::cells::{BLOCK, BLOCK_CODES, QUAD};
+use crate::cpu::streams::Streams;
+use crate::cpu::strip::{Level, STRIP};
+
+/// Sums of the rows of `quads` quads from `quad` on, for stream `first` and the `T - 1` after it, into `sums[t][row]`:
+/// of `index * code` where [`Level::sums_in_integers`], else everything that the scales apply to.
+///
+/// # Safety
+/// The CPU features. `HIGH + LOW` planes are read and rounded if `ROUND`.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn decode<const HIGH: usize, const LOW: usize, const ROUND: bool, const T: usize>(
+    level: &Level,
+    quad: usize,
+    quads: usize,
+    streams: &Streams,
+    first: usize,
+    sums: &mut [[f32; STRIP]],
+) {
+    let integers = level.sums_in_integers(streams);
+    let codes: [&[i8]; T] = std::array::from_fn(|t| streams.codes(first + t));
+    assert!(codes.iter().all(|codes| codes.len() >= BLOCK_CODES * level.cells.blocks()));
+    for i in 0..quads {
+        let quad = quad + i;
+        let planes = Quad::new(level, quad);
+        let mut whole = [[_mm256_setzero_si256(); QUAD]; T];
+        let mut totals = [[_mm256_setzero_ps(); QUAD]; T];
+        for block in 0..level.cells.blocks() {
+            let planes = planes.block(block);
+            for part in 0..PARTS {
+                let (r, half) = (part / 2, part % 2);
+                let mut x = [std::ptr::null(); T];
+                for t in 0..T {
+                    x[t] = codes[t][BLOCK_CODES * block + 4 * HALF * half..].as_ptr();
+                }
+                // SAFETY: the level has these planes and blocks; streams have whole blocks.
+                let cells = unsafe { products::<HIGH, LOW, ROUND, T>(&planes, part, x) };
+                if integers {
+                    for t in 0..T {
+                        whole[t][r] = _mm256_add_epi32(whole[t][r], cells[t]);
+                    }
+                    continue;
+                }
+                let scales = scales(level, QUAD * quad + r, block, half);
+                for t in 0..T {
+                    let unit = match streams.lanes(first + t) {
+                        Some(lanes) => load(&lanes[BLOCK * block + HALF * half..]),
+                        None => _mm256_set1_ps(streams.unit(first + t)),
+                    };
+                    let sum = _mm256_cvtepi32_ps(cells[t]);
+                    totals[t][r] = _mm256_fmadd_ps(sum, _mm256_mul_ps(scales, unit), totals[t][r]);
+                }
+            }
+        }
+        for t in 0..T {
+            let total = if integers {
+                _mm_cvtepi32_ps(reduce_integers(whole[t]))
+            } else {
+                reduce_floats(with_offsets(totals[t], level, quad, streams.offset_sums(first + t)))
+            };
+            // SAFETY: four values.
+            unsafe { _mm_storeu_ps(sums[t][QUAD * i..][..QUAD].as_mut_ptr(), total) };
+        }
+    }
+}
+
+/// Sums of the cells of a half block.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn products<const HIGH: usize, const LOW: usize, const ROUND: bool, const T: usize>(
+    planes: &Block,
+    part: usize,
+    x: [*const i8; T],
+) -> [__m256i; T] {
+    let mut sums = [_mm256_setzero_si256(); T];
+    // SAFETY: as the caller says.
+    unsafe {
+        if ROUND {
+            let indices = planes.indices::<HIGH, LOW, true>(part);
+            for t in 0..T {
+                sums[t] =
+                    if HIGH + LOW <= 5 { widen(small(&indices, x[t]), 1) } else { medium(&indices, x[t]) };
+            }
+        } else {
+            let (high, low) = planes.parts::<HIGH, LOW>(part);
+            for t in 0..T {
+                sums[t] = widen(small(&high, x[t]), 1 << LOW);
+                if LOW > 0 {
+                    sums[t] = _mm256_add_epi32(sums[t], widen(small(&low, x[t]), 1));
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// The scales of the cells of a half block; 0 for rows that pad the last quad.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn scales(level: &Level, row: usize, block: usize, half: usize) -> __m256 {
+    if row >= level.rows {
+        return _mm256_setzero_ps();
+    }
+    let lanes = &level.lane_groups[block][HALF * half..][..HALF];
+    let first = BLOCK * block / level.cells.cells_per_group() + lanes[0] as usize;
+    let present = load_first(
+        &level.scale[row * level.cells.groups() + first..],
+        (lanes[HALF - 1] - lanes[0]) as usize + 1,
+    );
+    // SAFETY: eight lanes.
+    let spread = unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) };
+    _mm256_permutevar8x32_ps(present, _mm256_sub_epi32(spread, _mm256_set1_epi32(lanes[0] as i32)))
+}
+
+/// Totals times the step of indices, and what the offsets of the rows add.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn with_offsets(totals: [__m256; QUAD], level: &Level, quad: usize, x: Option<&[f32]>) -> [__m256; QUAD] {
+    let (step, centre) = (_mm256_set1_ps(level.step), _mm256_set1_ps(level.centre));
+    let groups = level.cells.groups();
+    std::array::from_fn(|r| {
+        let mut total = _mm256_mul_ps(totals[r], step);
+        let row = QUAD * quad + r;
+        if let (Some(x), true) = (x, row < level.rows) {
+            for at in (0..groups).step_by(8) {
+                let count = (groups - at).min(8);
+                let scale = load_first(&level.scale[row * groups + at..], count);
+                let zero = load_first(&level.zero[row * groups + at..], count);
+                let offset = _mm256_mul_ps(scale, _mm256_sub_ps(centre, zero));
+                total = _mm256_fmadd_ps(offset, load_first(&x[at..], count), total);
+            }
+        }
+        total
+    })
+}
+
+/// Eight values.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(values: &[f32]) -> __m256 {
+    // SAFETY: the slice has eight values.
+    unsafe { _mm256_loadu_ps(values[..8].as_ptr()) }
+}
+
+/// The first `count` of at most eight values, then zeros.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_first(values: &[f32], count: usize) -> __m256 {
+    let values = &values[..count];
+    let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    // SAFETY: the mask leaves out what is beyond the slice.
+    unsafe { _mm256_maskload_ps(values.as_ptr(), _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), lanes)) }
+}

@@ -1,0 +1,248 @@
+//! A decoder that is fed tokens and gives the logits of the next one.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use mqc_ir::quant::Width;
+use mqc_ir::{DType, Graph, Tensor};
+use mqc_passes::Pipeline;
+use mqc_passes::decoder::cache_attention::PAST_POSITIONS;
+use serde::Serialize;
+
+use super::roles::{Integers, Roles};
+use crate::artifact::Artifact;
+use crate::data::Tensors;
+use crate::precision::Precision;
+use crate::run::{Loaded, Setup};
+
+/// How earlier positions are remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Memory {
+    /// In caches of the session, appended in place.
+    Resident,
+    /// As results that are fed back, copied for each token: attention of some layer has a form that mqc does not know.
+    FedBack,
+    /// Not at all: the model has no inputs for it, and every token runs the whole sequence.
+    None,
+}
+
+/// A decoder and the sequence that it has read.
+pub struct Decoder {
+    loaded: Loaded,
+    roles: Roles,
+    memory: Memory,
+    /// Keys and values that the session does not keep, by input.
+    past: BTreeMap<String, Tensor>,
+    /// The sequence, when nothing remembers it.
+    sequence: Vec<u32>,
+    positions: usize,
+    planning: Duration,
+    plan_error: Option<anyhow::Error>,
+    /// Whether the plan has run without error.
+    plan_runs: bool,
+}
+
+/// The width of every layer.
+pub type Widths = BTreeMap<String, Width>;
+
+impl Decoder {
+    /// Opens an artifact or an ONNX model.
+    ///
+    /// # Errors
+    /// What [`Loaded::open`] finds, and models that are no decoders.
+    pub fn open(path: &Path, setup: &Setup) -> Result<Decoder> {
+        let mut before = None;
+        let loaded = Loaded::open_changed(path, setup, |graph| {
+            before = Some(prepare(graph)?);
+            Ok(())
+        })?;
+        let roles = Roles::of(loaded.graph())?;
+        let cached = before.is_some_and(|before| before.past.len() > roles.past.len());
+        let memory = match (cached, roles.past.is_empty()) {
+            (true, true) => Memory::Resident,
+            (_, false) => Memory::FedBack,
+            (false, true) => Memory::None,
+        };
+        let start = Instant::now();
+        let plan_error = loaded
+            .session()
+            .plan_symbolic(&roles.sizes(memory != Memory::None))
+            .err()
+            .map(anyhow::Error::from);
+        let planning = start.elapsed();
+        let (past, sequence) = (BTreeMap::new(), vec![]);
+        let mut decoder = Decoder {
+            loaded,
+            roles,
+            memory,
+            past,
+            sequence,
+            positions: 0,
+            planning,
+            plan_error,
+            plan_runs: false,
+        };
+        decoder.reset();
+        Ok(decoder)
+    }
+
+    /// Forgets the sequence.
+    pub fn reset(&mut self) {
+        self.loaded.session().truncate(0);
+        let empty = |past: &super::roles::Past| {
+            let shape = vec![1, past.heads as usize, 0, past.size as usize];
+            Tensor::new(past.dtype, shape, Default::default()).ok().map(|tensor| (past.input.clone(), tensor))
+        };
+        self.past = self.roles.past.iter().filter_map(empty).collect();
+        self.sequence.clear();
+        self.positions = 0;
+    }
+
+    /// The width of every layer; the planes that they read are compared with their checksums the first time.
+    pub fn widths(&self, precision: &Precision) -> Result<Widths> {
+        self.loaded.prepare(precision)
+    }
+
+    /// The artifact, when it is one.
+    pub fn artifact(&self) -> Option<&Artifact> {
+        self.loaded.opened()
+    }
+
+    /// How earlier positions are remembered.
+    pub fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// Bytes of keys and values of the sequence so far.
+    pub fn memory_bytes(&self) -> u64 {
+        let fed: usize = self.past.values().map(|t| t.bytes().len()).sum();
+        self.loaded.session().cache_bytes() + fed as u64
+    }
+
+    /// Positions read.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// The size of the vocabulary, when the model says.
+    pub fn vocabulary(&self) -> Option<u64> {
+        self.roles.vocabulary
+    }
+
+    /// How long the plan for all sizes took.
+    pub fn planning(&self) -> Duration {
+        self.planning
+    }
+
+    /// Why there is no plan for all sizes: each token then plans anew.
+    pub fn plan_error(&self) -> Option<&anyhow::Error> {
+        self.plan_error.as_ref()
+    }
+
+    /// Reads tokens, at least one; returns the logits after the last, `[vocabulary]`. After an error the sequence is
+    /// what it was before.
+    pub fn read(&mut self, tokens: &[u32], widths: &Widths) -> Result<Vec<f32>> {
+        if tokens.is_empty() {
+            bail!("no tokens to read");
+        }
+        let new: Vec<u32> = match self.memory {
+            Memory::None => self.sequence.iter().chain(tokens).copied().collect(),
+            Memory::Resident | Memory::FedBack => tokens.to_vec(),
+        };
+        let before = if self.memory == Memory::None { 0 } else { self.positions };
+        let inputs = self.inputs(&new, before)?;
+        let outputs = self.run(widths, &inputs)?;
+        let mut outputs: BTreeMap<String, Tensor> = outputs.into_iter().collect();
+        let logits = outputs.remove(&self.roles.logits).context("the model gave no logits")?;
+        let logits = last_row(&logits)?;
+        for past in &self.roles.past {
+            let present =
+                outputs.remove(&past.output).with_context(|| format!("the model gave no {}", past.output))?;
+            self.past.insert(past.input.clone(), present);
+        }
+        self.positions += tokens.len();
+        if self.memory == Memory::None {
+            self.sequence = new;
+        }
+        Ok(logits)
+    }
+
+    /// Runs the session. tract plans some graphs for all lengths and cannot run the plan: where a plan for these very
+    /// lengths runs, it does from then on.
+    fn run(&mut self, widths: &Widths, inputs: &Tensors) -> Result<Vec<(String, Tensor)>> {
+        let session = self.loaded.session();
+        let error = match session.run(widths, inputs) {
+            Err(error @ mqc_runtime::Error::Cpu(_)) if self.plan_error.is_none() && !self.plan_runs => error,
+            result => {
+                self.plan_runs |= result.is_ok();
+                return Ok(result?);
+            }
+        };
+        session.forget_symbolic();
+        let outputs = session.run(widths, inputs)?;
+        self.plan_error = Some(error.into());
+        Ok(outputs)
+    }
+
+    fn inputs(&self, tokens: &[u32], before: usize) -> Result<Tensors> {
+        let positions = before..before + tokens.len();
+        let mut inputs: Tensors = self.past.iter().map(|(name, t)| (name.clone(), t.clone())).collect();
+        let mut add = |input: &Integers, values: &mut dyn Iterator<Item = i64>| -> Result<()> {
+            inputs.insert(input.name.clone(), row(input.dtype, values)?);
+            Ok(())
+        };
+        add(&self.roles.tokens, &mut tokens.iter().map(|t| i64::from(*t)))?;
+        if let Some(mask) = &self.roles.attention_mask {
+            add(mask, &mut std::iter::repeat_n(1, positions.end))?;
+        }
+        if let Some(input) = &self.roles.positions {
+            add(input, &mut positions.map(|p| p as i64))?;
+        }
+        if self.roles.past_positions {
+            let carrier = Tensor::new(DType::U8, vec![before], vec![0; before].into())?;
+            inputs.insert(PAST_POSITIONS.to_owned(), carrier);
+        }
+        Ok(inputs)
+    }
+}
+
+/// Keeps what generating needs: the logits of the last position, and keys and values in the session where possible.
+/// Returns what inputs and outputs were for before.
+fn prepare(graph: &mut Graph) -> Result<Roles> {
+    mqc_ir::infer::infer(graph).map_err(mqc_passes::Error::InvalidInput)?;
+    let roles = Roles::of(graph)?;
+    let wanted = |name: &str| roles.past.iter().any(|p| p.output == name);
+    let outputs = graph.outputs();
+    let logits = outputs.iter().filter(|o| o.name == roles.logits);
+    let kept = logits.chain(outputs.iter().filter(|o| wanted(&o.name))).cloned().collect();
+    graph.set_outputs(kept);
+    graph.erase_dead();
+    let options = mqc_passes::Options::default();
+    let mut context = mqc_passes::Context::new(&options, None);
+    Pipeline::decode().run(graph, &mut context, &mqc_passes::Debug::default())?;
+    Ok(roles)
+}
+
+fn row(dtype: DType, values: &mut dyn Iterator<Item = i64>) -> Result<Tensor> {
+    let values: Vec<i64> = values.collect();
+    if dtype == DType::I32 {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| (*v as i32).to_le_bytes()).collect();
+        return Ok(Tensor::new(dtype, vec![1, values.len()], bytes.into())?);
+    }
+    Ok(Tensor::from_i64(vec![1, values.len()], &values)?)
+}
+
+/// The last row of `[1, positions, vocabulary]`.
+fn last_row(logits: &Tensor) -> Result<Vec<f32>> {
+    let &[1, _, vocabulary] = logits.shape() else {
+        bail!("the logits are {:?}, expected [1, positions, vocabulary]", logits.shape());
+    };
+    let mut values = logits.to_f32_vec().context("the logits are no floats")?;
+    match values.len().checked_sub(vocabulary) {
+        Some(start) if vocabulary > 0 => Ok(values.split_off(start)),
+        _ => bail!("the logits are {:?}, expected at least one position", logits.shape()),
+    }
+}
