@@ -2,7 +2,10 @@
 //!
 //! Every figure is the best of several short passes: a limit is what the machine reaches when nothing disturbs it.
 
-#![expect(unsafe_code, reason = "each loop is compiled for the instructions that were detected at run time")]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "each loop is compiled for the instructions that were detected at run time")
+)]
 
 use std::hint::black_box;
 use std::io;

@@ -13,6 +13,7 @@
 
 use std::ops::Range;
 
+use aligned_vec::{AVec, ConstAlign};
 use mqc_ir::quant::Grouping;
 
 use crate::nested::row_bytes;
@@ -27,6 +28,9 @@ pub const BLOCK_CODES: usize = CELL * BLOCK;
 pub const QUAD: usize = 4;
 /// Bytes that a cell takes in a plane.
 pub const CELL_BYTES: usize = 4;
+
+/// Values at an address that is a multiple of a cache line: a register is then loaded from one line, not from two.
+pub type Lines<T> = AVec<T, ConstAlign<64>>;
 
 /// How the columns of a row are cut into groups and cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +96,15 @@ impl Cells {
         let group = self.columns_of(cell / self.cells_per_group());
         let start = group.start + cell % self.cells_per_group() * CELL;
         start..group.end.min(start + CELL)
+    }
+
+    /// The group and the columns of every cell, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+        let cells = *self;
+        (0..cells.groups()).flat_map(move |group| {
+            let Range { start, end } = cells.columns_of(group);
+            (start..end).step_by(CELL).map(move |first| (group, first..end.min(first + CELL)))
+        })
     }
 
     /// Bytes of [`QUAD`] rows in a plane.

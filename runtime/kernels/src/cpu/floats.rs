@@ -1,18 +1,19 @@
 //! Activations that stay floats, in the order of the cells.
 
+use aligned_vec::avec;
 use rayon::prelude::*;
 
-use super::cells::{BLOCK, BLOCK_CODES, CELL, Cells};
+use super::cells::{BLOCK, BLOCK_CODES, CELL, Cells, Lines};
 use super::strip::GROUP_LANES;
 
 /// Float activations.
 #[derive(Debug)]
 pub(super) struct Floats {
     /// [tokens, stride]
-    values: Vec<f32>,
+    values: Lines<f32>,
     stride: usize,
     /// [tokens, groups padded to 16]
-    sums: Vec<f32>,
+    sums: Lines<f32>,
     padded_groups: usize,
 }
 
@@ -22,9 +23,9 @@ impl Floats {
         let stride = cells.stride();
         let padded_groups = cells.groups().next_multiple_of(GROUP_LANES);
         let mut floats = Floats {
-            values: vec![0.0; tokens * stride],
+            values: avec![[64]| 0.0; tokens * stride],
             stride,
-            sums: vec![0.0; tokens * padded_groups],
+            sums: avec![[64]| 0.0; tokens * padded_groups],
             padded_groups,
         };
         if stride == 0 {

@@ -6,13 +6,13 @@
 
 use std::fmt;
 
-use super::cells::QUAD;
+use super::cells::{Cells, QUAD};
 use super::finish::{Finish, Out};
 use super::floats::Floats;
 #[cfg(target_arch = "aarch64")]
 use super::neon;
 use super::portable;
-use super::streams::Streams;
+use super::streams::{Streams, Token};
 use super::strip::{Level, QuadMap, STRIP};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
@@ -124,7 +124,7 @@ impl Isa {
         }
     }
 
-    /// Writes the indices of a quad, [4, stride], in the order of the streams; see [`Cells::stride`](super::cells::Cells::stride).
+    /// Writes the indices of a quad, [4, stride], in the order of the streams; see [`Cells::stride`].
     pub(super) fn unpack(self, level: &Level, quad: usize, panel: &mut [u8]) {
         match self {
             // SAFETY: as above.
@@ -180,6 +180,22 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDotprod | Isa::Neon => neon::dots(panel, map, x, first, sums),
             Isa::Portable => portable::dots(panel, map, x, first, sums),
+        }
+    }
+
+    /// [`Token::quantize`], compiled for this family.
+    pub(super) fn quantize(self, token: Token, cells: &Cells) {
+        match self {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { avx512::quantize(token, cells) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::quantize(token, cells) },
+            // NEON is always there on aarch64.
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod | Isa::Neon => token.quantize(cells),
+            Isa::Portable => token.quantize(cells),
         }
     }
 

@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use aligned_vec::avec;
 use mqc_ir::Activations;
 use mqc_ir::quant::Width;
 
-use super::cells::QUAD;
+use super::cells::{Lines, QUAD};
 use super::epilogue::Epilogue;
 use super::finish::{Finish, Layout, Out, place_quad};
 use super::floats::Floats;
@@ -19,8 +20,6 @@ use super::{Isa, KernelError, Threads};
 const STREAM_CODES: usize = 512 << 10;
 /// Streams that are multiplied by one strip after the other.
 const TILE_STREAMS: usize = 6;
-/// From so many float tokens on a panel of float weights and a blocked product are faster.
-const FLOAT_PANEL_TOKENS: usize = 16;
 
 /// `y = epilogue(x w^T)` with the rows `rows` of a weight read at a width. The result does not depend on the number of
 /// threads.
@@ -80,15 +79,12 @@ impl<'a> MatMul<'a> {
             limbs: 1,
         };
         let out = Out::new(y);
-        match Streams::new(level.cells, self.activations, x, tokens) {
+        match Streams::new(self.isa, level.cells, self.activations, x, tokens) {
             Some(streams) => {
                 let integers = level.sums_in_integers(&streams).then_some(&streams);
                 self.integers(&Finish { integers, limbs: streams.limbs, ..finish }, &streams, &out);
             }
-            None if tokens < FLOAT_PANEL_TOKENS => {
-                self.floats(&finish, &Floats::new(level.cells, x, tokens), &out)
-            }
-            None => super::float_panel::multiply(self, &finish, x, &out),
+            None => self.floats(&finish, &Floats::new(level.cells, x, tokens), &out),
         }
         Ok(())
     }
@@ -123,7 +119,7 @@ impl<'a> MatMul<'a> {
     }
 
     /// First quad of each strip and how many quads it has.
-    pub(super) fn strips(&self) -> impl Fn(usize) -> (usize, usize) + use<> {
+    fn strips(&self) -> impl Fn(usize) -> (usize, usize) + use<> {
         let (first, end) = (self.rows.start / QUAD, self.rows.end.div_ceil(QUAD));
         move |strip| {
             let quad = first + strip * (STRIP / QUAD);
@@ -132,7 +128,7 @@ impl<'a> MatMul<'a> {
     }
 
     /// Number of strips.
-    pub(super) fn strip_count(&self) -> usize {
+    fn strip_count(&self) -> usize {
         (self.rows.end.div_ceil(QUAD) - self.rows.start / QUAD).div_ceil(STRIP / QUAD)
     }
 
@@ -153,83 +149,78 @@ impl<'a> MatMul<'a> {
             });
             return;
         }
+        self.through_panels(finish, streams.count(), STREAM_CODES, out, |panel, map, first, sums| {
+            isa.tile(panel, finish.integers.is_none().then_some(map), streams, first, sums);
+        });
+    }
+
+    fn floats(&self, finish: &Finish, x: &Floats, out: &Out) {
+        let isa = self.isa;
+        self.through_panels(finish, finish.tokens, STREAM_CODES / 4, out, |panel, map, first, sums| {
+            isa.dots(panel, map, x, first, sums);
+        });
+    }
+
+    /// Unpacks strips into panels, multiplies each by all streams, tile after tile, and finishes. A pass over the strips
+    /// takes as many streams as have `places` values.
+    fn through_panels(
+        &self,
+        finish: &Finish,
+        streams: usize,
+        places: usize,
+        out: &Out,
+        multiply: impl Fn(&[u8], &QuadMap, usize, &mut [[f32; QUAD]]) + Sync,
+    ) {
+        let (isa, level) = (self.isa, &finish.level);
+        let (strips, strip_of) = (self.strip_count(), self.strips());
         let row = level.cells.stride();
-        let chunk = (STREAM_CODES / row.max(1)).max(8).next_multiple_of(12);
-        let chunks = streams.count().div_ceil(chunk);
-        self.threads.run(strips * chunks, |task| {
+        let chunk = (places / row.max(1)).max(1).next_multiple_of(2 * TILE_STREAMS);
+        self.threads.run(strips * streams.div_ceil(chunk), |task| {
             let (quad, quads) = strip_of(task % strips);
             let first = task / strips * chunk;
-            let count = chunk.min(streams.count() - first);
             with_scratch(|scratch| {
-                let Scratch { panel, sums, maps, .. } = scratch.sized(quads, row, count);
-                for (i, panel) in panel.chunks_exact_mut((QUAD * row).max(1)).enumerate() {
-                    isa.unpack(level, quad + i, panel);
-                    if finish.integers.is_none() {
-                        maps[i].fill(level, quad + i);
+                let Scratch { panel, sums, maps } = scratch;
+                sums.resize(chunk.min(streams - first), [0.0; STRIP]);
+                // A panel that is read once stays in the first-level cache. If it is read several times the streams of a
+                // tile stay there, and the panels of all quads pass by.
+                let together = if sums.len() <= TILE_STREAMS { 1 } else { quads };
+                panel.resize(together * QUAD * row, 0);
+                for begin in (0..quads).step_by(together) {
+                    for (i, map) in maps.iter_mut().take(together).enumerate() {
+                        isa.unpack(level, quad + begin + i, &mut panel[i * QUAD * row..][..QUAD * row]);
+                        if finish.integers.is_none() {
+                            map.fill(level, quad + begin + i);
+                        }
                     }
-                }
-                // A few streams stay in the first-level cache while the panel passes by.
-                for (at, sums) in sums.chunks_mut(TILE_STREAMS).enumerate() {
-                    for i in 0..quads {
-                        let panel = &panel[i * QUAD * row..][..QUAD * row];
-                        let map = finish.integers.is_none().then_some(&maps[i]);
-                        let mut tile = [[0.0; QUAD]; TILE_STREAMS];
-                        let tile = &mut tile[..sums.len()];
-                        isa.tile(panel, map, streams, first + TILE_STREAMS * at, tile);
-                        place_quad(tile, i, sums);
+                    for (at, sums) in sums.chunks_mut(TILE_STREAMS).enumerate() {
+                        for (i, map) in maps.iter().take(together).enumerate() {
+                            let mut tile = [[0.0; QUAD]; TILE_STREAMS];
+                            let tile = &mut tile[..sums.len()];
+                            let panel = &panel[i * QUAD * row..][..QUAD * row];
+                            multiply(panel, map, first + TILE_STREAMS * at, tile);
+                            place_quad(tile, begin + i, sums);
+                        }
                     }
                 }
                 isa.finish(finish, QUAD * quad, sums, first, out);
             });
         });
     }
-
-    fn floats(&self, finish: &Finish, x: &Floats, out: &Out) {
-        let (isa, level) = (self.isa, &finish.level);
-        let strip_of = self.strips();
-        let row = level.cells.stride();
-        self.threads.run(self.strip_count(), |strip| {
-            let (quad, quads) = strip_of(strip);
-            with_scratch(|scratch| {
-                let Scratch { panel, sums, maps, .. } = scratch.sized(1, row, finish.tokens);
-                for i in 0..quads {
-                    isa.unpack(level, quad + i, panel);
-                    maps[0].fill(level, quad + i);
-                    let mut tile = [[0.0; QUAD]; FLOAT_PANEL_TOKENS];
-                    let tile = &mut tile[..finish.tokens];
-                    isa.dots(panel, &maps[0], x, 0, tile);
-                    place_quad(tile, i, sums);
-                }
-                isa.finish(finish, QUAD * quad, sums, 0, out);
-            });
-        });
-    }
 }
 
 /// What a thread needs for a strip; kept, because tasks are short.
-#[derive(Default)]
-pub(super) struct Scratch {
-    /// [quads, 4, indices of a row]
-    panel: Vec<u8>,
+struct Scratch {
+    /// [quads, 4, stride]
+    panel: Lines<u8>,
     sums: Vec<[f32; STRIP]>,
     maps: [QuadMap; STRIP / QUAD],
-    /// Float weights and their products.
-    pub floats: Vec<f32>,
-}
-
-impl Scratch {
-    /// With panels of four rows of `row` indices and sums of `streams` streams.
-    fn sized(&mut self, quads: usize, row: usize, streams: usize) -> &mut Scratch {
-        self.panel.resize(quads * QUAD * row, 0);
-        self.sums.resize(streams, [0.0; STRIP]);
-        self
-    }
 }
 
 /// Lends the calling thread's scratch.
-pub(super) fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
+fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
     thread_local! {
-        static SCRATCH: RefCell<Scratch> = RefCell::default();
+        static SCRATCH: RefCell<Scratch> =
+            RefCell::new(Scratch { panel: avec![[64]|], sums: vec![], maps: Default::default() });
     }
     SCRATCH.with_borrow_mut(work)
 }

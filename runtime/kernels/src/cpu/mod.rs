@@ -7,7 +7,6 @@ mod cells;
 mod epilogue;
 mod error;
 mod finish;
-mod float_panel;
 mod floats;
 mod isa;
 mod matmul;

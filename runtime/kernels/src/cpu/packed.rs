@@ -18,8 +18,8 @@ pub struct Packed {
     pages: Pages,
     planes: [OnceLock<Part>; 8],
     loading: Mutex<()>,
-    /// For each block and lane the group of the lane's cell, counted from the block's first group.
-    pub(super) lane_groups: Vec<[u32; BLOCK]>,
+    /// For each block its first group, and for each lane the group of the lane's cell, counted from that.
+    pub(super) lane_groups: Vec<(usize, [u32; BLOCK])>,
 }
 
 impl Packed {
@@ -30,7 +30,7 @@ impl Packed {
         let lane_groups = (0..cells.blocks())
             .map(|block| {
                 let first = group_of(BLOCK * block);
-                std::array::from_fn(|lane| group_of(BLOCK * block + lane) - first)
+                (first as usize, std::array::from_fn(|lane| group_of(BLOCK * block + lane) - first))
             })
             .collect();
         Packed {

@@ -2,10 +2,14 @@
 //!
 //! A token of integer activations is one stream of int8, or two for int16: `x = scale * (256 * high + low)`.
 
+use std::ops::Range;
+
+use aligned_vec::avec;
 use mqc_ir::Activations;
 use rayon::prelude::*;
 
-use super::cells::{BLOCK, BLOCK_CODES, CELL, Cells};
+use super::Isa;
+use super::cells::{BLOCK, BLOCK_CODES, CELL, Cells, Lines};
 use super::strip::GROUP_LANES;
 
 /// Largest code of int16 activations: high bytes stay within -127..=127.
@@ -19,7 +23,7 @@ const ROUND: f32 = 12_582_912.0;
 #[derive(Debug)]
 pub(super) struct Streams {
     /// [tokens * limbs, stride]
-    codes: Vec<i8>,
+    codes: Lines<i8>,
     /// Bytes of a stream.
     stride: usize,
     /// 1 for int8, 2 for int16.
@@ -27,16 +31,16 @@ pub(super) struct Streams {
     /// [tokens]: the unit of a code, 1 where `lanes` says it. NaN for a token that has values that are not finite.
     scales: Vec<f32>,
     /// [tokens, blocks * 16]: the unit of the codes of a cell, if it differs within a token.
-    lanes: Option<Vec<f32>>,
+    lanes: Option<Lines<f32>>,
     /// [tokens, groups padded to 16]: sums of the activations as rounded over each group of the weight.
-    sums: Vec<f32>,
+    sums: Lines<f32>,
     /// Values of a token in `sums`.
     padded_groups: usize,
 }
 
 impl Streams {
     /// Quantizes `x`, [tokens, cols]. `None` for activations that stay floats.
-    pub fn new(cells: &Cells, activations: Activations, x: &[f32], tokens: usize) -> Option<Streams> {
+    pub fn new(isa: Isa, cells: &Cells, activations: Activations, x: &[f32], tokens: usize) -> Option<Streams> {
         let (limbs, run) = match activations {
             Activations::F32 => return None,
             Activations::Int16 => (2, None),
@@ -47,12 +51,12 @@ impl Streams {
         let padded = cells.blocks() * BLOCK;
         let padded_groups = cells.groups().next_multiple_of(GROUP_LANES);
         let mut streams = Streams {
-            codes: vec![0; tokens * limbs * stride],
+            codes: avec![[64]| 0; tokens * limbs * stride],
             stride,
             limbs,
             scales: vec![1.0; tokens],
-            lanes: run.map(|_| vec![0.0; tokens * padded]),
-            sums: vec![0.0; tokens * padded_groups],
+            lanes: run.map(|_| avec![[64]| 0.0; tokens * padded]),
+            sums: avec![[64]| 0.0; tokens * padded_groups],
             padded_groups,
         };
         if stride == 0 {
@@ -70,9 +74,9 @@ impl Streams {
             jobs.push(Token { x, codes, limbs, units, sums });
         }
         if tokens * cells.cols() < 1 << 16 {
-            jobs.into_iter().for_each(|token| token.quantize(cells));
+            jobs.into_iter().for_each(|token| isa.quantize(token, cells));
         } else {
-            jobs.into_par_iter().for_each(|token| token.quantize(cells));
+            jobs.into_par_iter().for_each(|token| isa.quantize(token, cells));
         }
         Some(streams)
     }
@@ -112,7 +116,7 @@ impl Streams {
 }
 
 /// A token and where it goes.
-struct Token<'a> {
+pub(super) struct Token<'a> {
     x: &'a [f32],
     codes: &'a mut [i8],
     limbs: usize,
@@ -127,27 +131,29 @@ enum Units<'a> {
 }
 
 impl Token<'_> {
-    fn quantize(mut self, cells: &Cells) {
+    /// Inlined into a function of each instruction set, and so compiled for its registers.
+    #[inline(always)]
+    pub fn quantize(mut self, cells: &Cells) {
         let limit = if self.limbs == 2 { INT16 } else { 127.0 };
         let run = match self.units {
             Units::Token(_) => cells.count(),
             Units::Cells { run, .. } => run,
         };
         let mut sums = vec![0.0; self.sums.len()];
-        for first in (0..cells.count()).step_by(run) {
-            let end = cells.count().min(first + run);
-            let columns = cells.columns(first).start..cells.columns(end - 1).end;
-            let largest = largest(&self.x[columns]);
-            let unit = if largest.is_finite() { largest / limit } else { f32::NAN };
-            let inverse = if largest > LEAST { limit / largest } else { 0.0 };
-            match &mut self.units {
-                Units::Token(scale) => **scale = unit,
-                Units::Cells { lanes, .. } => lanes[first..end].fill(unit),
+        let (mut unit, mut inverse) = (0.0, 0.0);
+        for (cell, (group, columns)) in cells.iter().enumerate() {
+            if cell.is_multiple_of(run) {
+                let end = cells.count().min(cell + run);
+                let largest = largest(&self.x[columns.start..cells.columns(end - 1).end]);
+                unit = if largest.is_finite() { largest / limit } else { f32::NAN };
+                inverse = if largest > LEAST { limit / largest } else { 0.0 };
+                match &mut self.units {
+                    Units::Token(scale) => **scale = unit,
+                    Units::Cells { lanes, .. } => lanes[cell..end].fill(unit),
+                }
             }
-            for cell in first..end {
-                let sum = if unit.is_finite() { self.quantize_cell(cells, cell, inverse) } else { 0 };
-                sums[cell / cells.cells_per_group()] += f64::from(sum) * f64::from(unit);
-            }
+            let sum = if unit.is_finite() { self.quantize_cell(cell, columns, inverse) } else { 0 };
+            sums[group] += f64::from(sum) * f64::from(unit);
         }
         for (sum, total) in self.sums.iter_mut().zip(sums) {
             *sum = total as f32;
@@ -155,28 +161,38 @@ impl Token<'_> {
     }
 
     /// Writes the codes of a cell and returns their sum.
-    fn quantize_cell(&mut self, cells: &Cells, cell: usize, inverse: f32) -> i32 {
-        let columns = cells.columns(cell);
+    #[inline(always)]
+    fn quantize_cell(&mut self, cell: usize, columns: Range<usize>, inverse: f32) -> i32 {
         let mut x = [0.0; CELL];
-        x[..columns.len()].copy_from_slice(&self.x[columns]);
+        match self.x[columns.clone()].first_chunk::<CELL>() {
+            Some(whole) => x = *whole,
+            None => x[..columns.len()].copy_from_slice(&self.x[columns]),
+        }
         let q = x.map(|x| (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32);
         let (high, low) = self.codes.split_at_mut(self.codes.len() / self.limbs);
         let first = cell / BLOCK * BLOCK_CODES + cell % BLOCK * 4;
-        for (o, four) in q.as_chunks::<4>().0.iter().enumerate() {
-            let at = first + 4 * BLOCK * o;
-            if self.limbs == 2 {
-                high[at..at + 4].copy_from_slice(&four.map(|q| ((q + 128) >> 8) as i8));
-                low[at..at + 4].copy_from_slice(&four.map(|q| q as i8));
-            } else {
-                high[at..at + 4].copy_from_slice(&four.map(|q| q as i8));
-            }
+        let high = &mut high[first..][..7 * 4 * BLOCK + 4];
+        if self.limbs == 2 {
+            let low = &mut low[first..][..7 * 4 * BLOCK + 4];
+            put(&q.map(|q| ((q + 128) >> 8) as i8), high);
+            put(&q.map(|q| q as i8), low);
+        } else {
+            put(&q.map(|q| q as i8), high);
         }
         q.iter().sum()
     }
 }
 
+/// Puts the codes of a cell, four by four, where the blocks have them.
+#[inline(always)]
+fn put(codes: &[i8; CELL], out: &mut [i8]) {
+    for (o, four) in codes.as_chunks::<4>().0.iter().enumerate() {
+        out[4 * BLOCK * o..][..4].copy_from_slice(four);
+    }
+}
+
 /// The largest magnitude; not finite if any value is not.
-#[inline]
+#[inline(always)]
 fn largest(x: &[f32]) -> f32 {
     f32::from_bits(x.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7fff_ffff)))
 }

@@ -1,9 +1,10 @@
 //! What a kernel is given: a strip of rows of one weight at one width, and the streams to multiply it by.
 
+use aligned_vec::avec;
 use mqc_ir::quant::{SliceMode, Width};
 
 use super::KernelError;
-use super::cells::{Cells, QUAD};
+use super::cells::{Cells, Lines, QUAD};
 use super::packed::Packed;
 use super::streams::Streams;
 use crate::nested::{centre, step};
@@ -40,7 +41,7 @@ pub(super) struct Level<'a> {
     /// Where in its bucket an index lies, in codes.
     pub centre: f32,
     /// See [`Packed`].
-    pub lane_groups: &'a [[u32; 16]],
+    pub lane_groups: &'a [(usize, [u32; 16])],
 }
 
 impl<'a> Level<'a> {
@@ -94,12 +95,18 @@ impl<'a> Level<'a> {
 }
 
 /// Scales and offsets of a quad of rows, spread for the lanes of a register.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct QuadMap {
     /// [4, blocks * 16]: `step * scale` of each cell.
-    pub scales: Vec<f32>,
+    pub scales: Lines<f32>,
     /// [4, groups padded to 16]
-    pub offsets: Vec<f32>,
+    pub offsets: Lines<f32>,
+}
+
+impl Default for QuadMap {
+    fn default() -> QuadMap {
+        QuadMap { scales: avec![[64]|], offsets: avec![[64]|] }
+    }
 }
 
 impl QuadMap {
@@ -112,15 +119,12 @@ impl QuadMap {
         self.offsets.resize(QUAD * padded, 0.0);
         for r in 0..QUAD {
             let row = QUAD * quad + r;
-            for (block, lane_groups) in level.lane_groups.iter().enumerate() {
-                let first = 16 * block / level.cells.cells_per_group();
-                for (lane, group) in lane_groups.iter().enumerate() {
-                    self.scales[r * lanes + 16 * block + lane] =
-                        level.step * level.scale_of(row, first + *group as usize);
-                }
+            let scales = self.scales[r * lanes..][..lanes].chunks_mut(level.cells.cells_per_group().max(1));
+            for (group, scales) in scales.enumerate().take(groups) {
+                scales.fill(level.step * level.scale_of(row, group));
             }
-            for group in 0..groups {
-                self.offsets[r * padded + group] = level.offset_of(row, group);
+            for (group, offset) in self.offsets[r * padded..][..groups].iter_mut().enumerate() {
+                *offset = level.offset_of(row, group);
             }
         }
     }

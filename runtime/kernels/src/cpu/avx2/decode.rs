@@ -23,6 +23,7 @@ pub(super) unsafe fn decode<const HIGH: usize, const LOW: usize, const ROUND: bo
     sums: &mut [[f32; STRIP]],
 ) {
     let integers = level.sums_in_integers(streams);
+    let (groups, cells_per_group) = (level.cells.groups(), level.cells.cells_per_group());
     let codes: [&[i8]; T] = std::array::from_fn(|t| streams.codes(first + t));
     assert!(codes.iter().all(|codes| codes.len() >= BLOCK_CODES * level.cells.blocks()));
     for i in 0..quads {
@@ -32,6 +33,11 @@ pub(super) unsafe fn decode<const HIGH: usize, const LOW: usize, const ROUND: bo
         let mut totals = [[_mm256_setzero_ps(); QUAD]; T];
         for block in 0..level.cells.blocks() {
             let planes = planes.block(block);
+            let first_group = BLOCK * block / cells_per_group;
+            let spread = match integers {
+                true => None,
+                false => Some([Spread::new(level, block, 0), Spread::new(level, block, 1)]),
+            };
             for part in 0..PARTS {
                 let (r, half) = (part / 2, part % 2);
                 let mut x = [std::ptr::null(); T];
@@ -40,13 +46,14 @@ pub(super) unsafe fn decode<const HIGH: usize, const LOW: usize, const ROUND: bo
                 }
                 // SAFETY: the level has these planes and blocks; streams have whole blocks.
                 let cells = unsafe { products::<HIGH, LOW, ROUND, T>(&planes, part, x) };
-                if integers {
+                let Some(spread) = &spread else {
                     for t in 0..T {
                         whole[t][r] = _mm256_add_epi32(whole[t][r], cells[t]);
                     }
                     continue;
-                }
-                let scales = scales(level, QUAD * quad + r, block, half);
+                };
+                let row = (QUAD * quad + r) * groups + first_group;
+                let scales = spread[half].apply(level.scale, row);
                 for t in 0..T {
                     let unit = match streams.lanes(first + t) {
                         Some(lanes) => load(&lanes[BLOCK * block + HALF * half..]),
@@ -99,22 +106,40 @@ unsafe fn products<const HIGH: usize, const LOW: usize, const ROUND: bool, const
     sums
 }
 
-/// The scales of the cells of a half block; 0 for rows that pad the last quad.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn scales(level: &Level, row: usize, block: usize, half: usize) -> __m256 {
-    if row >= level.rows {
-        return _mm256_setzero_ps();
+/// Which scales the cells of a half block have.
+struct Spread {
+    /// Counted from the first group of the block.
+    groups: std::ops::Range<usize>,
+    /// Lanes that `groups` has.
+    present: __m256i,
+    /// For each cell its place in `groups`.
+    places: __m256i,
+}
+
+impl Spread {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn new(level: &Level, block: usize, half: usize) -> Spread {
+        let lanes = &level.lane_groups[block].1[HALF * half..][..HALF];
+        let groups = lanes[0] as usize..lanes[HALF - 1] as usize + 1;
+        // SAFETY: eight lanes.
+        let places = unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) };
+        let places = _mm256_sub_epi32(places, _mm256_set1_epi32(lanes[0] as i32));
+        Spread { present: first_lanes(groups.len()), places, groups }
     }
-    let lanes = &level.lane_groups[block][HALF * half..][..HALF];
-    let first = BLOCK * block / level.cells.cells_per_group() + lanes[0] as usize;
-    let present = load_first(
-        &level.scale[row * level.cells.groups() + first..],
-        (lanes[HALF - 1] - lanes[0]) as usize + 1,
-    );
-    // SAFETY: eight lanes.
-    let spread = unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) };
-    _mm256_permutevar8x32_ps(present, _mm256_sub_epi32(spread, _mm256_set1_epi32(lanes[0] as i32)))
+
+    /// The scales of a row whose scales for the block begin at `at`; 0 for rows that pad the last quad.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn apply(&self, scales: &[f32], at: usize) -> __m256 {
+        match scales.get(at + self.groups.start..at + self.groups.end) {
+            None => _mm256_setzero_ps(),
+            // SAFETY: lanes beyond the slice are not read.
+            Some(scales) => unsafe {
+                _mm256_permutevar8x32_ps(_mm256_maskload_ps(scales.as_ptr(), self.present), self.places)
+            },
+        }
+    }
 }
 
 /// Totals times the step of indices, and what the offsets of the rows add.
@@ -152,7 +177,13 @@ fn load(values: &[f32]) -> __m256 {
 #[target_feature(enable = "avx2")]
 fn load_first(values: &[f32], count: usize) -> __m256 {
     let values = &values[..count];
-    let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     // SAFETY: the mask leaves out what is beyond the slice.
-    unsafe { _mm256_maskload_ps(values.as_ptr(), _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), lanes)) }
+    unsafe { _mm256_maskload_ps(values.as_ptr(), first_lanes(count)) }
+}
+
+/// A mask of the first `count` of eight lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn first_lanes(count: usize) -> __m256i {
+    _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
 }

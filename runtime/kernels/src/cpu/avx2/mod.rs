@@ -8,10 +8,10 @@ mod planes;
 mod sums;
 mod tile;
 
-use super::cells::QUAD;
+use super::cells::{Cells, QUAD};
 use super::finish::{Finish, Out};
 use super::floats::Floats;
-use super::streams::Streams;
+use super::streams::{Streams, Token};
 use super::strip::{Level, QuadMap, STRIP};
 
 /// Streams that `decode` takes at a time.
@@ -115,6 +115,15 @@ pub(super) unsafe fn dots(panel: &[u8], map: &QuadMap, x: &Floats, first: usize,
             float::dots(panel, map, x, tail, sums);
         }
     }
+}
+
+/// See [`Token::quantize`].
+///
+/// # Safety
+/// [`available`].
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn quantize(token: Token, cells: &Cells) {
+    token.quantize(cells);
 }
 
 /// See [`Finish::strip`].

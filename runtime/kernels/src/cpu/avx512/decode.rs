@@ -36,10 +36,12 @@ pub(super) unsafe fn decode<const P: usize, const ROUND: bool, const T: usize>(
         debug_assert!(all[..P].iter().all(|plane| plane.len() >= level.cells.quad_bytes()));
         // SAFETY: each plane holds a whole quad, each stream whole blocks.
         let sum = unsafe {
-            if integers {
-                rows.integers::<ROUND>()
-            } else {
+            if !integers {
                 rows.floats::<ROUND>(level, quad + i, streams, first)
+            } else if ROUND || T > 1 {
+                rows.integers::<ROUND, true>()
+            } else {
+                rows.integers::<ROUND, false>()
             }
         };
         for t in 0..T {
@@ -84,23 +86,23 @@ impl Part {
 }
 
 impl<const P: usize, const T: usize> Quad<P, T> {
-    /// Planes as `class` and `place` count them: rounded indices are always in place 0.
-    const fn form(round: bool) -> usize {
-        if round { 8 } else { P }
+    /// Planes as `class` and `place` count them: plain indices are always in place 0.
+    const fn form(plain: bool) -> usize {
+        if plain { 8 } else { P }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
-    unsafe fn integers<const ROUND: bool>(&self) -> [[__m512i; QUAD]; T] {
+    unsafe fn integers<const ROUND: bool, const PLAIN: bool>(&self) -> [[__m512i; QUAD]; T] {
         let (whole, rest) = (self.cells / 16, self.cells % 16);
         let mut out = [[_mm512_setzero_si512(); QUAD]; T];
         unsafe {
-            if const { classes(Self::form(ROUND)) == 1 } {
+            if const { classes(Self::form(PLAIN)) == 1 } {
                 for block in 0..whole {
-                    self.add_rows_one_by_one::<ROUND>(block, Part::WHOLE, &mut out);
+                    self.add_rows_one_by_one::<ROUND, PLAIN>(block, Part::WHOLE, &mut out);
                 }
                 if rest != 0 {
-                    self.add_rows_one_by_one::<ROUND>(whole, Part::of(rest), &mut out);
+                    self.add_rows_one_by_one::<ROUND, PLAIN>(whole, Part::of(rest), &mut out);
                 }
                 return out;
             }
@@ -113,7 +115,7 @@ impl<const P: usize, const T: usize> Quad<P, T> {
             }
             for t in 0..T {
                 for r in 0..QUAD {
-                    out[t][r] = Self::total::<ROUND>(&sums[r][t]);
+                    out[t][r] = Self::total(&sums[r][t]);
                 }
             }
         }
@@ -132,9 +134,8 @@ impl<const P: usize, const T: usize> Quad<P, T> {
         let groups = level.cells.groups();
         let rows = QUAD.min(level.rows - QUAD * quad);
         let mut totals = [[_mm512_setzero_ps(); QUAD]; T];
-        for (block, lane_groups) in level.lane_groups.iter().enumerate() {
+        for (block, (first_group, lane_groups)) in level.lane_groups.iter().enumerate() {
             let part = Part::of(self.cells - 16 * block);
-            let first_group = 16 * block / level.cells.cells_per_group();
             let present = 1 + lane_groups[15];
             let present = if present >= 16 { !0 } else { (1 << present) - 1 };
             let spread = unsafe { _mm512_loadu_si512(lane_groups.as_ptr().cast()) };
@@ -142,14 +143,14 @@ impl<const P: usize, const T: usize> Quad<P, T> {
                 Some(lanes) => unsafe { _mm512_loadu_ps(lanes[16 * block..].as_ptr()) },
                 None => _mm512_set1_ps(streams.unit(first + t)),
             });
-            for r in 0..rows {
+            for r in 0..std::hint::black_box(rows) {
                 let mut sums: Sums<T> = [[_mm512_setzero_si512(); 8]; T];
-                unsafe { self.add_rows::<ROUND, 1>(block, r, part, [&mut sums]) };
+                unsafe { self.add_rows::<ROUND, true, 1>(block, r, part, [&mut sums]) };
                 let scales = level.scale[(QUAD * quad + r) * groups + first_group..].as_ptr();
                 let scales = unsafe { _mm512_maskz_loadu_ps(present, scales) };
                 let scales = _mm512_permutexvar_ps(spread, scales);
                 for t in 0..T {
-                    let sum = _mm512_cvtepi32_ps(Self::total::<ROUND>(&sums[t]));
+                    let sum = _mm512_cvtepi32_ps(sums[t][0]);
                     totals[t][r] = _mm512_fmadd_ps(sum, _mm512_mul_ps(scales, units[t]), totals[t][r]);
                 }
             }
@@ -180,10 +181,10 @@ impl<const P: usize, const T: usize> Quad<P, T> {
     /// Index sums of all places.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn total<const ROUND: bool>(sums: &[__m512i; 8]) -> __m512i {
+    fn total(sums: &[__m512i; 8]) -> __m512i {
         let mut total = _mm512_setzero_si512();
-        for c in 0..classes(Self::form(ROUND)) {
-            let place = _mm_cvtsi32_si128(place_of_class(Self::form(ROUND), c) as i32);
+        for c in 0..classes(P) {
+            let place = _mm_cvtsi32_si128(place_of_class(P, c) as i32);
             total = _mm512_add_epi32(total, _mm512_sra_epi32(sums[c], place));
         }
         total
@@ -193,7 +194,7 @@ impl<const P: usize, const T: usize> Quad<P, T> {
     /// registers.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
-    unsafe fn add_rows_one_by_one<const ROUND: bool>(
+    unsafe fn add_rows_one_by_one<const ROUND: bool, const PLAIN: bool>(
         &self,
         block: usize,
         part: Part,
@@ -204,7 +205,7 @@ impl<const P: usize, const T: usize> Quad<P, T> {
             for t in 0..T {
                 sums[t][0] = out[t][r];
             }
-            unsafe { self.add_rows::<ROUND, 1>(block, r, part, [&mut sums]) };
+            unsafe { self.add_rows::<ROUND, PLAIN, 1>(block, r, part, [&mut sums]) };
             for t in 0..T {
                 out[t][r] = sums[t][0];
             }
@@ -217,15 +218,15 @@ impl<const P: usize, const T: usize> Quad<P, T> {
     unsafe fn add_rows_in_pairs(&self, block: usize, part: Part, sums: &mut [Sums<T>; QUAD]) {
         let [a, b, c, d] = sums;
         unsafe {
-            self.add_rows::<false, 2>(block, 0, part, [a, b]);
-            self.add_rows::<false, 2>(block, 2, part, [c, d]);
+            self.add_rows::<false, false, 2>(block, 0, part, [a, b]);
+            self.add_rows::<false, false, 2>(block, 2, part, [c, d]);
         }
     }
 
     /// Adds a block of `S` rows from `row` on.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
-    unsafe fn add_rows<const ROUND: bool, const S: usize>(
+    unsafe fn add_rows<const ROUND: bool, const PLAIN: bool, const S: usize>(
         &self,
         block: usize,
         row: usize,
@@ -242,13 +243,13 @@ impl<const P: usize, const T: usize> Quad<P, T> {
                     _mm512_maskz_loadu_epi32(part.valid, at.cast())
                 }
             });
-            *indices = codes::<P, ROUND, false>(bytes, self.top);
+            *indices = codes::<P, ROUND, PLAIN>(bytes, self.top);
         }
         for o in 0..8 {
             for t in 0..T {
                 let x = unsafe { _mm512_loadu_si512(self.x[t].add(512 * block + 64 * o).cast()) };
                 for r in 0..S {
-                    let sum = &mut sums[r][t][class(Self::form(ROUND), o)];
+                    let sum = &mut sums[r][t][class(Self::form(PLAIN), o)];
                     *sum = _mm512_dpbusd_epi32(*sum, indices[r][o], x);
                 }
             }

@@ -27,7 +27,8 @@ pub(super) unsafe fn dots<const T: usize>(
     for block in 0..row / BLOCK_CODES {
         for quarter in 0..4 {
             let mut parts = [[_mm512_setzero_ps(); QUAD]; T];
-            for o in 0..8 {
+            // Unrolled, the compiler would run out of registers.
+            for o in 0..std::hint::black_box(8) {
                 let at = block * BLOCK_CODES + 64 * o + 16 * quarter;
                 // SAFETY: inside the block, which rows of the panel and tokens have.
                 unsafe {

@@ -8,10 +8,10 @@ mod merge;
 mod reduce;
 mod tile;
 
-use super::cells::QUAD;
+use super::cells::{Cells, QUAD};
 use super::finish::{Finish, Out};
 use super::floats::Floats;
-use super::streams::Streams;
+use super::streams::{Streams, Token};
 use super::strip::{Level, QuadMap, STRIP};
 
 /// Streams that `decode` takes at a time.
@@ -21,7 +21,7 @@ pub(super) const INTEGERS: usize = 6;
 /// Streams that `tile_floats` takes at a time.
 pub(super) const FLOATS: usize = 3;
 /// Tokens that `dots` takes at a time.
-pub(super) const DOTS: usize = 2;
+pub(super) const DOTS: usize = 6;
 
 /// Whether this processor has what the kernels use.
 pub(super) fn available() -> bool {
@@ -144,16 +144,30 @@ fn tail_tile<const T: usize>(out: [&mut [f32; QUAD]; T], tile: impl FnOnce(&mut 
 /// # Safety
 /// [`available`].
 pub(super) unsafe fn dots(panel: &[u8], map: &QuadMap, x: &Floats, first: usize, sums: &mut [[f32; QUAD]]) {
-    let (pairs, rest) = sums.as_chunks_mut::<DOTS>();
-    let tail = first + DOTS * pairs.len();
+    let (sixes, rest) = sums.as_chunks_mut::<DOTS>();
+    let tail = first + DOTS * sixes.len();
     unsafe {
-        for (i, sums) in pairs.iter_mut().enumerate() {
+        for (i, sums) in sixes.iter_mut().enumerate() {
             float::dots(panel, map, x, first + DOTS * i, sums);
         }
-        if let [last] = rest {
-            tail_tile([last], |sums| float::dots(panel, map, x, tail, sums));
+        match rest {
+            [a, b, c, d, e] => tail_tile([a, b, c, d, e], |s| float::dots(panel, map, x, tail, s)),
+            [a, b, c, d] => tail_tile([a, b, c, d], |s| float::dots(panel, map, x, tail, s)),
+            [a, b, c] => tail_tile([a, b, c], |s| float::dots(panel, map, x, tail, s)),
+            [a, b] => tail_tile([a, b], |s| float::dots(panel, map, x, tail, s)),
+            [a] => tail_tile([a], |s| float::dots(panel, map, x, tail, s)),
+            _ => {}
         }
     }
+}
+
+/// See [`Token::quantize`].
+///
+/// # Safety
+/// [`available`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) unsafe fn quantize(token: Token, cells: &Cells) {
+    token.quantize(cells);
 }
 
 /// See [`Finish::strip`].

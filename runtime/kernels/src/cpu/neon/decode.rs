@@ -5,7 +5,7 @@ use std::arch::aarch64::*;
 use super::dot::{Dot, Dotprod};
 use super::planes::{QUARTER, Quad};
 use super::tile::{codes_of, minus_128};
-use crate::cpu::cells::{BLOCK, BLOCK_CODES, QUAD};
+use crate::cpu::cells::{BLOCK, QUAD};
 use crate::cpu::streams::Streams;
 use crate::cpu::strip::{Level, STRIP};
 
@@ -87,7 +87,7 @@ fn scales(level: &Level, row: usize, block: usize, quarter: usize) -> float32x4_
     let first = BLOCK * block / level.cells.cells_per_group();
     let row = &level.scale[row * level.cells.groups() + first..];
     let mut scales = [0.0; QUARTER];
-    for (scale, group) in scales.iter_mut().zip(&level.lane_groups[block][QUARTER * quarter..]) {
+    for (scale, group) in scales.iter_mut().zip(&level.lane_groups[block].1[QUARTER * quarter..]) {
         *scale = row[*group as usize];
     }
     // SAFETY: four values.
@@ -122,5 +122,3 @@ fn offsets(level: &Level, row: usize, x: Option<&[f32]>) -> f32 {
     }
     parts.iter().sum()
 }
-
-const _: () = assert!(BLOCK_CODES == 8 * 4 * BLOCK);

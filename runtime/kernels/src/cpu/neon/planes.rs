@@ -61,24 +61,24 @@ impl<'a> Quad<'a> {
 
 impl Block<'_> {
     /// The indices of each o in a quarter of a row from `P` planes, rounded if `ROUND`.
-    #[inline]
-    #[target_feature(enable = "neon")]
+    #[inline(always)]
     pub fn indices<const P: usize, const ROUND: bool>(&self, row: usize, quarter: usize) -> [uint8x16_t; 8] {
         let at = ROW_BYTES * row + QUARTER * CELL_BYTES * quarter;
-        let mut planes = [vdupq_n_u8(0); P];
-        for p in 0..P {
-            let bytes = &self.planes[p][at..][..16];
-            // SAFETY: 16 bytes.
-            planes[p] = unsafe { vld1q_u8(bytes.as_ptr()) };
-        }
-        let mut indices = merge(planes);
-        for o in 0..8 {
-            indices[o] = leading::<P>(indices[o], o);
-            if ROUND {
-                indices[o] = vminq_u8(vrhaddq_u8(indices[o], vdupq_n_u8(0)), vdupq_n_u8(self.top));
+        // SAFETY: every processor of this architecture has NEON; loads are of slices of 16 bytes.
+        unsafe {
+            let mut planes = [vdupq_n_u8(0); P];
+            for p in 0..P {
+                planes[p] = vld1q_u8(self.planes[p][at..][..16].as_ptr());
             }
+            let mut indices = merge(planes);
+            for o in 0..8 {
+                indices[o] = leading::<P>(indices[o], o);
+                if ROUND {
+                    indices[o] = vminq_u8(vrhaddq_u8(indices[o], vdupq_n_u8(0)), vdupq_n_u8(self.top));
+                }
+            }
+            indices
         }
-        indices
     }
 }
 
