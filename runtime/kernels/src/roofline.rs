@@ -4,7 +4,10 @@
 
 #![cfg_attr(
     target_arch = "x86_64",
-    expect(unsafe_code, reason = "each loop is compiled for the instructions that were detected at run time")
+    expect(
+        unsafe_code,
+        reason = "each loop is compiled for the instructions that were detected at run time"
+    )
 )]
 
 use std::hint::black_box;

@@ -32,17 +32,26 @@ pub const CELL_BYTES: usize = 4;
 /// Values at an address that is a multiple of a cache line: a register is then loaded from one line, not from two.
 pub type Lines<T> = AVec<T, ConstAlign<64>>;
 
-/// How the columns of a row are cut into groups and cells.
+/// How the columns of a row are cut into groups and cells. All is computed once: kernels ask for it row by row, and an
+/// integer division takes as long as a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cells {
     cols: usize,
     group: usize,
+    groups: usize,
+    cells_per_group: usize,
+    count: usize,
 }
 
 impl Cells {
     /// Rows of `cols` columns that share scales as `grouping` says.
     pub fn new(cols: usize, grouping: Grouping) -> Cells {
-        Cells { cols, group: grouping.size(cols).max(1) }
+        let group = grouping.size(cols).max(1);
+        let groups = cols.div_ceil(group).max(1);
+        let cells_per_group = group.div_ceil(CELL);
+        let last = cols - (groups - 1) * group;
+        let count = (groups - 1) * cells_per_group + last.div_ceil(CELL);
+        Cells { cols, group, groups, cells_per_group, count }
     }
 
     /// Columns of a row.
@@ -52,22 +61,17 @@ impl Cells {
 
     /// Groups of a row.
     pub fn groups(&self) -> usize {
-        self.cols.div_ceil(self.group).max(1)
+        self.groups
     }
 
     /// Cells of each group but the last, which may have fewer.
     pub fn cells_per_group(&self) -> usize {
-        self.group.div_ceil(CELL)
+        self.cells_per_group
     }
 
     /// Cells of a row.
     pub fn count(&self) -> usize {
-        match self.groups() {
-            0 => 0,
-            groups => {
-                (groups - 1) * self.cells_per_group() + self.columns_of(groups - 1).len().div_ceil(CELL)
-            }
-        }
+        self.count
     }
 
     /// Blocks of a row; the last may be partly filled.
@@ -93,8 +97,8 @@ impl Cells {
 
     /// The columns of a cell, fewer than 32 at the end of a group.
     pub fn columns(&self, cell: usize) -> Range<usize> {
-        let group = self.columns_of(cell / self.cells_per_group());
-        let start = group.start + cell % self.cells_per_group() * CELL;
+        let group = self.columns_of(cell / self.cells_per_group);
+        let start = group.start + cell % self.cells_per_group * CELL;
         start..group.end.min(start + CELL)
     }
 

@@ -40,7 +40,13 @@ pub(super) struct Streams {
 
 impl Streams {
     /// Quantizes `x`, [tokens, cols]. `None` for activations that stay floats.
-    pub fn new(isa: Isa, cells: &Cells, activations: Activations, x: &[f32], tokens: usize) -> Option<Streams> {
+    pub fn new(
+        isa: Isa,
+        cells: &Cells,
+        activations: Activations,
+        x: &[f32],
+        tokens: usize,
+    ) -> Option<Streams> {
         let (limbs, run) = match activations {
             Activations::F32 => return None,
             Activations::Int16 => (2, None),
@@ -93,15 +99,20 @@ impl Streams {
 
     /// What a code of the stream is worth where `lanes` do not say it.
     pub fn unit(&self, stream: usize) -> f32 {
-        let scale = self.scales[stream / self.limbs];
+        let scale = self.scales[self.token_of(stream)];
         if self.is_high(stream) { 256.0 * scale } else { scale }
     }
 
     /// The sums of the stream's token over each group, padded with zeros to a multiple of 16; `None` for the high bytes, so
     /// that a token counts once.
     pub fn offset_sums(&self, stream: usize) -> Option<&[f32]> {
-        let token = stream / self.limbs;
+        let token = self.token_of(stream);
         (!self.is_high(stream)).then(|| &self.sums[token * self.padded_groups..][..self.padded_groups])
+    }
+
+    /// The token of a stream: limbs are 1 or 2, and a division would take as long as a block.
+    fn token_of(&self, stream: usize) -> usize {
+        stream >> (self.limbs - 1)
     }
 
     fn is_high(&self, stream: usize) -> bool {
@@ -111,7 +122,7 @@ impl Streams {
     /// The units of the cells of a stream, padded to whole blocks.
     pub fn lanes(&self, stream: usize) -> Option<&[f32]> {
         let padded = self.stride / BLOCK_CODES * BLOCK;
-        self.lanes.as_ref().map(|lanes| &lanes[stream / self.limbs * padded..][..padded])
+        self.lanes.as_ref().map(|lanes| &lanes[self.token_of(stream) * padded..][..padded])
     }
 }
 
@@ -140,10 +151,11 @@ impl Token<'_> {
             Units::Cells { run, .. } => run,
         };
         let mut sums = vec![0.0; self.sums.len()];
-        let (mut unit, mut inverse) = (0.0, 0.0);
+        let (mut unit, mut inverse, mut next) = (0.0, 0.0, 0);
         for (cell, (group, columns)) in cells.iter().enumerate() {
-            if cell.is_multiple_of(run) {
-                let end = cells.count().min(cell + run);
+            if cell == next {
+                next += run;
+                let end = cells.count().min(next);
                 let largest = largest(&self.x[columns.start..cells.columns(end - 1).end]);
                 unit = if largest.is_finite() { largest / limit } else { f32::NAN };
                 inverse = if largest > LEAST { limit / largest } else { 0.0 };

@@ -175,7 +175,13 @@ impl<const P: usize, const T: usize> Quad<P, T> {
                 }
             }
         }
-        totals.map(|rows| rows.map(|total| _mm512_castps_si512(total)))
+        let mut out = [[_mm512_setzero_si512(); QUAD]; T];
+        for t in 0..T {
+            for r in 0..QUAD {
+                out[t][r] = _mm512_castps_si512(totals[t][r]);
+            }
+        }
+        out
     }
 
     /// Index sums of all places.
