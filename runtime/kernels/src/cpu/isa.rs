@@ -162,6 +162,40 @@ impl Isa {
         }
     }
 
+    /// Whether there is a `decode_floats`; without it a token goes through a panel.
+    pub(super) fn decodes_floats(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => false,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod | Isa::Neon => false,
+            Isa::Portable => false,
+        }
+    }
+
+    /// Products of a quad with the one float token, straight from the planes, for families that have such a kernel.
+    pub(super) fn decode_floats(
+        self,
+        level: &Level,
+        quad: usize,
+        map: &QuadMap,
+        x: &Floats,
+        sums: &mut [f32; QUAD],
+    ) {
+        match self {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { avx512::decode_floats(level, quad, map, x, 0, sums) },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {}
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod | Isa::Neon => {}
+            Isa::Portable => {}
+        }
+    }
+
     /// Products of a panel with float tokens from `first` on.
     pub(super) fn dots(
         self,

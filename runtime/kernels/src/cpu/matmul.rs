@@ -156,6 +156,23 @@ impl<'a> MatMul<'a> {
 
     fn floats(&self, finish: &Finish, x: &Floats, out: &Out) {
         let isa = self.isa;
+        if finish.tokens == 1 && isa.decodes_floats() {
+            let strip_of = self.strips();
+            self.threads.run(self.strip_count(), |strip| {
+                let (quad, quads) = strip_of(strip);
+                let mut sums = [[0.0; STRIP]];
+                with_scratch(|Scratch { maps: [map, ..], .. }| {
+                    for i in 0..quads {
+                        map.fill(&finish.level, quad + i);
+                        let mut tile = [[0.0; QUAD]];
+                        isa.decode_floats(&finish.level, quad + i, map, x, &mut tile[0]);
+                        place_quad(&tile, i, &mut sums);
+                    }
+                });
+                isa.finish(finish, QUAD * quad, &sums, 0, out);
+            });
+            return;
+        }
         self.through_panels(finish, finish.tokens, STREAM_CODES / 4, out, |panel, map, first, sums| {
             isa.dots(panel, map, x, first, sums);
         });

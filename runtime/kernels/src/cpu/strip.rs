@@ -113,17 +113,19 @@ impl QuadMap {
     pub fn fill(&mut self, level: &Level, quad: usize) {
         let (lanes, groups) = (16 * level.cells.blocks(), level.cells.groups());
         let padded = groups.next_multiple_of(GROUP_LANES);
-        self.scales.clear();
         self.scales.resize(QUAD * lanes, 0.0);
-        self.offsets.clear();
         self.offsets.resize(QUAD * padded, 0.0);
         for r in 0..QUAD {
             let row = QUAD * quad + r;
-            let scales = self.scales[r * lanes..][..lanes].chunks_mut(level.cells.cells_per_group().max(1));
-            for (group, scales) in scales.enumerate().take(groups) {
+            // Lanes and groups that pad a row are 0: what another weight left there need not be a number.
+            let (scales, rest) = self.scales[r * lanes..][..lanes].split_at_mut(level.cells.count());
+            rest.fill(0.0);
+            for (group, scales) in scales.chunks_mut(level.cells.cells_per_group().max(1)).enumerate() {
                 scales.fill(level.step * level.scale_of(row, group));
             }
-            for (group, offset) in self.offsets[r * padded..][..groups].iter_mut().enumerate() {
+            let (offsets, rest) = self.offsets[r * padded..][..padded].split_at_mut(groups);
+            rest.fill(0.0);
+            for (group, offset) in offsets.iter_mut().enumerate() {
                 *offset = level.offset_of(row, group);
             }
         }

@@ -139,6 +139,22 @@ fn tail_tile<const T: usize>(out: [&mut [f32; QUAD]; T], tile: impl FnOnce(&mut 
     }
 }
 
+/// See [`float::decode`].
+///
+/// # Safety
+/// [`available`].
+pub(super) unsafe fn decode_floats(
+    level: &Level,
+    quad: usize,
+    map: &QuadMap,
+    x: &Floats,
+    token: usize,
+    sums: &mut [f32; QUAD],
+) {
+    use float::decode;
+    unsafe { by_planes!(level, decode [] (level, quad, map, x, token, sums)) }
+}
+
 /// See [`float::dots`].
 ///
 /// # Safety
