@@ -23,7 +23,7 @@ pub enum Activation {
 /// `bias` has one value a row of the weight; `gate` and `residual` lie as the output does.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Epilogue<'a> {
-    /// [rows]
+    /// `[rows]`
     pub bias: Option<&'a [f32]>,
     /// Applied after the bias.
     pub activation: Activation,

@@ -1,6 +1,6 @@
 //! Products with nested weights on the CPU.
 //!
-//! [`Packed`] keeps planes in the order of [`cells`], [`MatMul`] multiplies by them: `streams` lays out activations,
+//! [`Packed`] keeps planes in the order of `cells`, [`MatMul`] multiplies by them: `streams` lays out activations,
 //! a kernel of the processor's instruction set sums, `finish` applies scales and the epilogue.
 
 mod cells;
