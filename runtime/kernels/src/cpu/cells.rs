@@ -151,6 +151,31 @@ impl Cells {
     }
 }
 
+/// Writes the values of a cell where a stream has them.
+#[inline(always)]
+pub fn put_cell<T: Copy>(cell: usize, values: &[T; CELL], stream: &mut [T]) {
+    let first = cell / BLOCK * BLOCK_CODES + cell % BLOCK * CELL_BYTES;
+    // One check for all eight.
+    let out = &mut stream[first..][..7 * BLOCK * CELL_BYTES + CELL_BYTES];
+    for (o, four) in values.as_chunks::<CELL_BYTES>().0.iter().enumerate() {
+        out[BLOCK * CELL_BYTES * o..][..CELL_BYTES].copy_from_slice(four);
+    }
+}
+
+/// The values of a cell, then zeros.
+#[inline(always)]
+pub fn take_cell(columns: Range<usize>, row: &[f32]) -> [f32; CELL] {
+    let values = &row[columns];
+    match values.first_chunk() {
+        Some(whole) => *whole,
+        None => {
+            let mut padded = [0.0; CELL];
+            padded[..values.len()].copy_from_slice(values);
+            padded
+        }
+    }
+}
+
 /// At most four bytes, the first lowest.
 fn read_le(bytes: &[u8]) -> u32 {
     bytes.iter().rev().fold(0, |bits, byte| bits << 8 | u32::from(*byte))

@@ -1,9 +1,10 @@
 //! Activations that stay floats, in the order of the cells.
 
 use aligned_vec::avec;
-use rayon::prelude::*;
 
-use super::cells::{BLOCK, BLOCK_CODES, CELL, Cells, Lines};
+use super::Threads;
+use super::cells::{Cells, Lines, put_cell, take_cell};
+use super::streams::TASK;
 use super::strip::GROUP_LANES;
 
 /// Float activations.
@@ -19,7 +20,7 @@ pub(super) struct Floats {
 
 impl Floats {
     /// Reorders `x`, [tokens, cols].
-    pub fn new(cells: &Cells, x: &[f32], tokens: usize) -> Floats {
+    pub fn new(threads: &Threads, cells: &Cells, x: &[f32], tokens: usize) -> Floats {
         let stride = cells.stride();
         let padded_groups = cells.groups().next_multiple_of(GROUP_LANES);
         let mut floats = Floats {
@@ -31,19 +32,17 @@ impl Floats {
         if stride == 0 {
             return floats;
         }
-        let rows = floats.values.par_chunks_mut(stride).zip(floats.sums.par_chunks_mut(padded_groups));
-        rows.zip(x.par_chunks(cells.cols())).with_min_len(8).for_each(|((out, sums), x)| {
-            for cell in 0..cells.count() {
-                let columns = cells.columns(cell);
-                let mut values = [0.0; CELL];
-                values[..columns.len()].copy_from_slice(&x[columns]);
-                let first = cell / BLOCK * BLOCK_CODES + cell % BLOCK * 4;
-                for (o, four) in values.as_chunks::<4>().0.iter().enumerate() {
-                    out[first + 4 * BLOCK * o..][..4].copy_from_slice(four);
+        let rows = floats.values.chunks_mut(stride).zip(floats.sums.chunks_mut(padded_groups));
+        let mut jobs: Vec<_> = rows.zip(x.chunks(cells.cols())).collect();
+        let run = (TASK / cells.cols()).max(1);
+        threads.chunks(&mut jobs, run, |_, jobs| {
+            for ((out, sums), x) in jobs {
+                for (cell, (_, columns)) in cells.iter().enumerate() {
+                    put_cell(cell, &take_cell(columns, x), out);
                 }
-            }
-            for (group, sum) in sums.iter_mut().enumerate().take(cells.groups()) {
-                *sum = x[cells.columns_of(group)].iter().map(|x| f64::from(*x)).sum::<f64>() as f32;
+                for (group, sum) in sums.iter_mut().enumerate().take(cells.groups()) {
+                    *sum = x[cells.columns_of(group)].iter().map(|x| f64::from(*x)).sum::<f64>() as f32;
+                }
             }
         });
         floats

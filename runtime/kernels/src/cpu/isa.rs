@@ -142,6 +142,7 @@ impl Isa {
     /// apply to.
     pub(super) fn tile(
         self,
+        level: &Level,
         panel: &[u8],
         map: Option<&QuadMap>,
         streams: &Streams,
@@ -153,7 +154,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::tile(panel, map, streams, first, sums) },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { avx2::tile(panel, map, streams, first, sums) },
+            Isa::Avx2 => unsafe { avx2::tile(level, panel, map, streams, first, sums) },
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDotprod => unsafe { neon::tile_dotprod(panel, map, streams, first, sums) },
             #[cfg(target_arch = "aarch64")]
@@ -218,7 +219,7 @@ impl Isa {
     }
 
     /// [`Token::quantize`], compiled for this family.
-    pub(super) fn quantize(self, token: Token, cells: &Cells) {
+    pub(super) fn quantize(self, token: &mut Token, cells: &Cells) {
         match self {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]

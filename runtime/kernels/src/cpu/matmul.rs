@@ -79,12 +79,12 @@ impl<'a> MatMul<'a> {
             limbs: 1,
         };
         let out = Out::new(y);
-        match Streams::new(self.isa, level.cells, self.activations, x, tokens) {
+        match Streams::new(self.isa, self.threads, level.cells, self.activations, x, tokens) {
             Some(streams) => {
                 let integers = level.sums_in_integers(&streams).then_some(&streams);
                 self.integers(&Finish { integers, limbs: streams.limbs, ..finish }, &streams, &out);
             }
-            None => self.floats(&finish, &Floats::new(level.cells, x, tokens), &out),
+            None => self.floats(&finish, &Floats::new(self.threads, level.cells, x, tokens), &out),
         }
         Ok(())
     }
@@ -150,7 +150,7 @@ impl<'a> MatMul<'a> {
             return;
         }
         self.through_panels(finish, streams.count(), STREAM_CODES, out, |panel, map, first, sums| {
-            isa.tile(panel, finish.integers.is_none().then_some(map), streams, first, sums);
+            isa.tile(level, panel, finish.integers.is_none().then_some(map), streams, first, sums);
         });
     }
 

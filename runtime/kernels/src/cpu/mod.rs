@@ -3,6 +3,8 @@
 //! [`Packed`] keeps planes in the order of `cells`, [`MatMul`] multiplies by them: `streams` lays out activations,
 //! a kernel of the processor's instruction set sums, `finish` applies scales and the epilogue.
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod by_planes;
 mod cells;
 mod epilogue;
 mod error;

@@ -6,16 +6,17 @@ use std::ops::Range;
 
 use aligned_vec::avec;
 use mqc_ir::Activations;
-use rayon::prelude::*;
 
-use super::Isa;
-use super::cells::{BLOCK, BLOCK_CODES, CELL, Cells, Lines};
+use super::cells::{BLOCK, BLOCK_CODES, CELL, Cells, Lines, put_cell, take_cell};
 use super::strip::GROUP_LANES;
+use super::{Isa, Threads};
 
 /// Largest code of int16 activations: high bytes stay within -127..=127.
 const INT16: f32 = 32_512.0;
 /// Tokens below this are 0: the reciprocal of their scale is no float any more.
 const LEAST: f32 = 1e-30;
+/// Activations that make a task: some tens of microseconds.
+pub(super) const TASK: usize = 1 << 14;
 /// 1.5 * 2^23: adding it rounds to an integer, half to even.
 const ROUND: f32 = 12_582_912.0;
 
@@ -42,6 +43,7 @@ impl Streams {
     /// Quantizes `x`, [tokens, cols]. `None` for activations that stay floats.
     pub fn new(
         isa: Isa,
+        threads: &Threads,
         cells: &Cells,
         activations: Activations,
         x: &[f32],
@@ -79,11 +81,9 @@ impl Streams {
             };
             jobs.push(Token { x, codes, limbs, units, sums });
         }
-        if tokens * cells.cols() < 1 << 16 {
-            jobs.into_iter().for_each(|token| isa.quantize(token, cells));
-        } else {
-            jobs.into_par_iter().for_each(|token| isa.quantize(token, cells));
-        }
+        let run = (TASK / cells.cols()).max(1);
+        threads
+            .chunks(&mut jobs, run, |_, jobs| jobs.iter_mut().for_each(|token| isa.quantize(token, cells)));
         Some(streams)
     }
 
@@ -144,11 +144,11 @@ enum Units<'a> {
 impl Token<'_> {
     /// Inlined into a function of each instruction set, and so compiled for its registers.
     #[inline(always)]
-    pub fn quantize(mut self, cells: &Cells) {
+    pub fn quantize(&mut self, cells: &Cells) {
         let limit = if self.limbs == 2 { INT16 } else { 127.0 };
-        let run = match self.units {
+        let run = match &self.units {
             Units::Token(_) => cells.count(),
-            Units::Cells { run, .. } => run,
+            Units::Cells { run, .. } => *run,
         };
         let mut sums = vec![0.0; self.sums.len()];
         let (mut unit, mut inverse, mut next) = (0.0, 0.0, 0);
@@ -175,31 +175,16 @@ impl Token<'_> {
     /// Writes the codes of a cell and returns their sum.
     #[inline(always)]
     fn quantize_cell(&mut self, cell: usize, columns: Range<usize>, inverse: f32) -> i32 {
-        let mut x = [0.0; CELL];
-        match self.x[columns.clone()].first_chunk::<CELL>() {
-            Some(whole) => x = *whole,
-            None => x[..columns.len()].copy_from_slice(&self.x[columns]),
-        }
-        let q = x.map(|x| (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32);
+        let q = take_cell(columns, self.x)
+            .map(|x| (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32);
         let (high, low) = self.codes.split_at_mut(self.codes.len() / self.limbs);
-        let first = cell / BLOCK * BLOCK_CODES + cell % BLOCK * 4;
-        let high = &mut high[first..][..7 * 4 * BLOCK + 4];
         if self.limbs == 2 {
-            let low = &mut low[first..][..7 * 4 * BLOCK + 4];
-            put(&q.map(|q| ((q + 128) >> 8) as i8), high);
-            put(&q.map(|q| q as i8), low);
+            put_cell(cell, &q.map(|q| ((q + 128) >> 8) as i8), high);
+            put_cell(cell, &q.map(|q| q as i8), low);
         } else {
-            put(&q.map(|q| q as i8), high);
+            put_cell(cell, &q.map(|q| q as i8), high);
         }
         q.iter().sum()
-    }
-}
-
-/// Puts the codes of a cell, four by four, where the blocks have them.
-#[inline(always)]
-fn put(codes: &[i8; CELL], out: &mut [i8]) {
-    for (o, four) in codes.as_chunks::<4>().0.iter().enumerate() {
-        out[4 * BLOCK * o..][..4].copy_from_slice(four);
     }
 }
 

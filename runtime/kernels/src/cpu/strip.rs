@@ -70,6 +70,14 @@ impl<'a> Level<'a> {
         })
     }
 
+    /// No index is larger.
+    pub fn largest_index(&self) -> u8 {
+        match self.rounding {
+            None => u8::MAX >> (8 - self.count),
+            Some(rounding) => rounding.top.min(1 << (self.count - 1)),
+        }
+    }
+
     /// The planes from a quad on.
     pub fn planes_from(&self, quad: usize) -> [&'a [u8]; 8] {
         let at = quad * self.cells.quad_bytes();

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::planes::{Block, HALF, PARTS, Quad};
 use super::sums::{medium, reduce_floats, reduce_integers, small, widen};
+use super::tile::load;
 use crate::cpu::cells::{BLOCK, BLOCK_CODES, QUAD};
 use crate::cpu::streams::Streams;
 use crate::cpu::strip::{Level, STRIP};
@@ -23,7 +24,7 @@ pub(super) unsafe fn decode<const HIGH: usize, const LOW: usize, const ROUND: bo
     sums: &mut [[f32; STRIP]],
 ) {
     let integers = level.sums_in_integers(streams);
-    let (groups, cells_per_group) = (level.cells.groups(), level.cells.cells_per_group());
+    let groups = level.cells.groups();
     let codes: [&[i8]; T] = std::array::from_fn(|t| streams.codes(first + t));
     assert!(codes.iter().all(|codes| codes.len() >= BLOCK_CODES * level.cells.blocks()));
     for i in 0..quads {
@@ -33,7 +34,7 @@ pub(super) unsafe fn decode<const HIGH: usize, const LOW: usize, const ROUND: bo
         let mut totals = [[_mm256_setzero_ps(); QUAD]; T];
         for block in 0..level.cells.blocks() {
             let planes = planes.block(block);
-            let first_group = BLOCK * block / cells_per_group;
+            let first_group = level.lane_groups[block].0;
             let spread = match integers {
                 true => None,
                 false => Some([Spread::new(level, block, 0), Spread::new(level, block, 1)]),
@@ -162,14 +163,6 @@ fn with_offsets(totals: [__m256; QUAD], level: &Level, quad: usize, x: Option<&[
         }
         total
     })
-}
-
-/// Eight values.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load(values: &[f32]) -> __m256 {
-    // SAFETY: the slice has eight values.
-    unsafe { _mm256_loadu_ps(values[..8].as_ptr()) }
 }
 
 /// The first `count` of at most eight values, then zeros.

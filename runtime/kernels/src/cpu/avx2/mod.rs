@@ -8,11 +8,13 @@ mod planes;
 mod sums;
 mod tile;
 
+use super::by_planes::by_planes;
 use super::cells::{Cells, QUAD};
 use super::finish::{Finish, Out};
 use super::floats::Floats;
 use super::streams::{Streams, Token};
 use super::strip::{Level, QuadMap, STRIP};
+use sums::Bound;
 
 /// Streams that `decode` takes at a time.
 pub(super) const DECODE: usize = 2;
@@ -20,29 +22,6 @@ pub(super) const DECODE: usize = 2;
 /// Whether this processor has what the kernels use.
 pub(super) fn available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}
-
-/// Calls `$f::<HIGH, LOW, ROUND, ...>` for the planes and rounding of `$level`.
-macro_rules! by_planes {
-    ($level:expr, $f:ident [$($rest:tt)*] $args:tt) => {
-        match ($level.count, $level.rounding.is_some()) {
-            (1, _) => $f::<1, 0, false, $($rest)*> $args,
-            (2, false) => $f::<2, 0, false, $($rest)*> $args,
-            (3, false) => $f::<3, 0, false, $($rest)*> $args,
-            (4, false) => $f::<4, 0, false, $($rest)*> $args,
-            (5, false) => $f::<4, 1, false, $($rest)*> $args,
-            (6, false) => $f::<4, 2, false, $($rest)*> $args,
-            (7, false) => $f::<4, 3, false, $($rest)*> $args,
-            (2, true) => $f::<2, 0, true, $($rest)*> $args,
-            (3, true) => $f::<3, 0, true, $($rest)*> $args,
-            (4, true) => $f::<4, 0, true, $($rest)*> $args,
-            (5, true) => $f::<4, 1, true, $($rest)*> $args,
-            (6, true) => $f::<4, 2, true, $($rest)*> $args,
-            (7, true) => $f::<4, 3, true, $($rest)*> $args,
-            (_, true) => $f::<4, 4, true, $($rest)*> $args,
-            (_, false) => $f::<4, 4, false, $($rest)*> $args,
-        }
-    };
 }
 
 /// See [`decode::decode`]; `sums` has one or two streams.
@@ -60,9 +39,9 @@ pub(super) unsafe fn decode(
     use decode::decode;
     unsafe {
         if sums.len() == 1 {
-            by_planes!(level, decode[1](level, quad, quads, streams, first, sums));
+            by_planes!(parts: level, decode[1](level, quad, quads, streams, first, sums));
         } else {
-            by_planes!(level, decode[2](level, quad, quads, streams, first, sums));
+            by_planes!(parts: level, decode[2](level, quad, quads, streams, first, sums));
         }
     }
 }
@@ -73,7 +52,7 @@ pub(super) unsafe fn decode(
 /// [`available`].
 pub(super) unsafe fn unpack(level: &Level, quad: usize, panel: &mut [u8]) {
     use tile::unpack;
-    unsafe { by_planes!(level, unpack [] (level, quad, panel)) }
+    unsafe { by_planes!(parts: level, unpack [] (level, quad, panel)) }
 }
 
 /// See [`tile::tile`].
@@ -81,6 +60,7 @@ pub(super) unsafe fn unpack(level: &Level, quad: usize, panel: &mut [u8]) {
 /// # Safety
 /// [`available`].
 pub(super) unsafe fn tile(
+    level: &Level,
     panel: &[u8],
     map: Option<&QuadMap>,
     streams: &Streams,
@@ -90,7 +70,7 @@ pub(super) unsafe fn tile(
     let (pairs, rest) = sums.as_chunks_mut::<2>();
     let tail = first + 2 * pairs.len();
     unsafe {
-        let bound = tile::bound(panel);
+        let bound = Bound::of(level.largest_index());
         for (i, sums) in pairs.iter_mut().enumerate() {
             tile::tile(panel, bound, map, streams, first + 2 * i, sums);
         }
@@ -122,7 +102,7 @@ pub(super) unsafe fn dots(panel: &[u8], map: &QuadMap, x: &Floats, first: usize,
 /// # Safety
 /// [`available`].
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn quantize(token: Token, cells: &Cells) {
+pub(super) unsafe fn quantize(token: &mut Token, cells: &Cells) {
     token.quantize(cells);
 }
 

@@ -14,6 +14,17 @@ pub(super) enum Bound {
     Wide,
 }
 
+impl Bound {
+    /// The bound of indices of which none is above `largest`.
+    pub fn of(largest: u8) -> Bound {
+        match largest {
+            0..=16 => Bound::Small,
+            17..=128 => Bound::Medium,
+            129.. => Bound::Wide,
+        }
+    }
+}
+
 /// Sums in 16 bits of `indices`, at most 16, with the eight registers of codes from `x` on.
 ///
 /// # Safety

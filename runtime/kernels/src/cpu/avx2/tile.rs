@@ -36,20 +36,6 @@ pub(super) unsafe fn unpack<const HIGH: usize, const LOW: usize, const ROUND: bo
     }
 }
 
-/// What bounds the indices of a panel.
-#[target_feature(enable = "avx2")]
-pub(super) fn bound(panel: &[u8]) -> Bound {
-    let mut largest = 0;
-    for index in panel {
-        largest = largest.max(*index);
-    }
-    match largest {
-        0..=16 => Bound::Small,
-        17..=128 => Bound::Medium,
-        129.. => Bound::Wide,
-    }
-}
-
 /// Sums of the four rows of a panel for `T` streams from `first` on: of `index * code`, or with the map of the quad
 /// everything that depends on the weight and the units of the streams.
 ///

@@ -8,6 +8,7 @@ mod merge;
 mod reduce;
 mod tile;
 
+use super::by_planes::by_planes;
 use super::cells::{Cells, QUAD};
 use super::finish::{Finish, Out};
 use super::floats::Floats;
@@ -31,29 +32,6 @@ pub(super) fn available() -> bool {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vnni")
         && is_x86_feature_detected!("gfni")
-}
-
-/// Calls `$f::<P, ROUND, ...>` for the planes and rounding of `$level`.
-macro_rules! by_planes {
-    ($level:expr, $f:ident [$($rest:tt)*] $args:tt) => {
-        match ($level.count, $level.rounding.is_some()) {
-            (1, _) => $f::<1, false, $($rest)*> $args,
-            (2, false) => $f::<2, false, $($rest)*> $args,
-            (3, false) => $f::<3, false, $($rest)*> $args,
-            (4, false) => $f::<4, false, $($rest)*> $args,
-            (5, false) => $f::<5, false, $($rest)*> $args,
-            (6, false) => $f::<6, false, $($rest)*> $args,
-            (7, false) => $f::<7, false, $($rest)*> $args,
-            (2, true) => $f::<2, true, $($rest)*> $args,
-            (3, true) => $f::<3, true, $($rest)*> $args,
-            (4, true) => $f::<4, true, $($rest)*> $args,
-            (5, true) => $f::<5, true, $($rest)*> $args,
-            (6, true) => $f::<6, true, $($rest)*> $args,
-            (7, true) => $f::<7, true, $($rest)*> $args,
-            (_, true) => $f::<8, true, $($rest)*> $args,
-            (_, false) => $f::<8, false, $($rest)*> $args,
-        }
-    };
 }
 
 /// See [`decode::decode`]; `sums` has one or two streams.
@@ -182,7 +160,7 @@ pub(super) unsafe fn dots(panel: &[u8], map: &QuadMap, x: &Floats, first: usize,
 /// # Safety
 /// [`available`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub(super) unsafe fn quantize(token: Token, cells: &Cells) {
+pub(super) unsafe fn quantize(token: &mut Token, cells: &Cells) {
     token.quantize(cells);
 }
 

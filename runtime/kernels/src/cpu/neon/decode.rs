@@ -84,10 +84,10 @@ fn scales(level: &Level, row: usize, block: usize, quarter: usize) -> float32x4_
     if row >= level.rows {
         return vdupq_n_f32(0.0);
     }
-    let first = BLOCK * block / level.cells.cells_per_group();
+    let (first, lanes) = &level.lane_groups[block];
     let row = &level.scale[row * level.cells.groups() + first..];
     let mut scales = [0.0; QUARTER];
-    for (scale, group) in scales.iter_mut().zip(&level.lane_groups[block].1[QUARTER * quarter..]) {
+    for (scale, group) in scales.iter_mut().zip(&lanes[QUARTER * quarter..]) {
         *scale = row[*group as usize];
     }
     // SAFETY: four values.

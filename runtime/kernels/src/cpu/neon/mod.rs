@@ -12,6 +12,7 @@ use std::arch::is_aarch64_feature_detected;
 
 use dot::{Baseline, Dot, Dotprod};
 
+use super::by_planes::by_planes;
 use super::cells::QUAD;
 use super::floats::Floats;
 use super::streams::Streams;
@@ -23,29 +24,6 @@ pub(super) const DECODE: usize = 2;
 /// Whether this processor has the dot product instructions.
 pub(super) fn has_dotprod() -> bool {
     is_aarch64_feature_detected!("dotprod")
-}
-
-/// Calls `$f::<P, ROUND, ...>` for the planes and rounding of `$level`.
-macro_rules! by_planes {
-    ($level:expr, $f:ident [$($rest:tt)*] $args:tt) => {
-        match ($level.count, $level.rounding.is_some()) {
-            (1, _) => $f::<1, false, $($rest)*> $args,
-            (2, false) => $f::<2, false, $($rest)*> $args,
-            (3, false) => $f::<3, false, $($rest)*> $args,
-            (4, false) => $f::<4, false, $($rest)*> $args,
-            (5, false) => $f::<5, false, $($rest)*> $args,
-            (6, false) => $f::<6, false, $($rest)*> $args,
-            (7, false) => $f::<7, false, $($rest)*> $args,
-            (2, true) => $f::<2, true, $($rest)*> $args,
-            (3, true) => $f::<3, true, $($rest)*> $args,
-            (4, true) => $f::<4, true, $($rest)*> $args,
-            (5, true) => $f::<5, true, $($rest)*> $args,
-            (6, true) => $f::<6, true, $($rest)*> $args,
-            (7, true) => $f::<7, true, $($rest)*> $args,
-            (_, true) => $f::<8, true, $($rest)*> $args,
-            (_, false) => $f::<8, false, $($rest)*> $args,
-        }
-    };
 }
 
 /// See [`decode::decode`]; `sums` has one or two streams.
