@@ -190,6 +190,11 @@ impl Graph {
         }
     }
 
+    /// A value name that nothing in this graph has, `base` with a number; quick however many there are.
+    pub fn numbered_name(&self, base: &str) -> String {
+        self.fresh_name(&format!("{base}_{}", self.next_sequence))
+    }
+
     /// The node.
     pub fn node(&self, id: NodeId) -> Option<&Node> {
         Some(&self.net.node_weight(id.0)?.node)

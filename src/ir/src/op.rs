@@ -215,6 +215,12 @@ pub enum Op {
         layout: WeightLayout,
         shape: Vec<u64>,
     },
+    /// Position on the scale of codes (weight / scale + zero), any shape -> the level of its nearest code cut to `width`
+    /// bits, in 8-bit codes. Its gradient is straight-through: that of the identity inside the range of codes.
+    FakeSlice {
+        width: Width,
+        mode: SliceMode,
+    },
     /// x [.., K], width i64 [], scale [N, G], zero [N, G], plane u8 [N, ceil(K/8)] ... -> x W^T [.., N].
     NestedMatMul(Nested),
     /// `x [B, C, ..], width, scale, zero, bias? [M], plane ... -> the convolution [B, M, ..]`; rows are output channels.

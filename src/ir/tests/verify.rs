@@ -94,6 +94,7 @@ fn well_formed(op: &Op) -> &'static str {
         Op::Dequantize { .. } => {
             "%0 = dequantize %u, %s, %s {width = 4, mode = round, layout = rows_last, shape = [1, 2]} : f32[1, 2]"
         }
+        Op::FakeSlice { .. } => "%0 = fake_slice %f {width = 4, mode = round}",
         Op::NestedMatMul(_) => {
             "%0 = nested_mat_mul %f, %w, %s, %s, %u {layer = fc, mode = midpoint, cols = 3} : f32[2, 2]"
         }

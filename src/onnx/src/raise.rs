@@ -162,6 +162,7 @@ fn raise_node(site: &mut Site) -> Result<(), Error> {
         | Op::Dropout { .. }
         | Op::NestedQuantize(_)
         | Op::SliceBits { .. }
+        | Op::FakeSlice { .. }
         | Op::Dequantize { .. }
         | Op::NestedMatMul(_)
         | Op::NestedConv { .. }

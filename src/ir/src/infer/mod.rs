@@ -52,6 +52,33 @@ pub fn known_integers(graph: &Graph) -> BTreeMap<Value, Vec<i64>> {
     known.into_iter().filter_map(|(value, ints)| Some((value, ints.constants()?))).collect()
 }
 
+/// Infers the types of the outputs of one node from the types and constants that are its operands, for graphs that are
+/// built node by node.
+///
+/// # Errors
+///
+/// What [`infer`] finds wrong with the node.
+pub fn infer_node(graph: &mut Graph, id: NodeId) -> Result<(), Error> {
+    let mut known = Known::new();
+    for operand in graph.operands(id).into_iter().flatten() {
+        let Some(source) = site(graph, operand.node, &known) else { continue };
+        if source.node.op.as_constant().is_some() {
+            let ints = values::evaluate(&source, &[source.graph.ty(operand).clone()]);
+            known.extend(ints.into_iter().next().flatten().map(|ints| (operand, ints)));
+        }
+    }
+    let Some(site) = site(graph, id, &known) else { return Ok(()) };
+    let types = output_types(&site).map_err(|message| Error::Node {
+        node: graph.label(id),
+        op: op_name(&site.node.op),
+        message,
+    })?;
+    for (slot, ty) in types.into_iter().enumerate() {
+        graph.set_type(Value { node: id, slot }, ty);
+    }
+    Ok(())
+}
+
 /// Infers one graph. Returns the integers that are known in it.
 fn infer_scope(graph: &mut Graph, mut known: Known, depth: usize, errors: &mut Vec<Error>) -> Known {
     let order = match graph.order() {
@@ -166,6 +193,7 @@ fn output_types(site: &Site) -> Inferred {
         Op::LeakyRelu { .. } | Op::Elu { .. } | Op::HardSigmoid { .. } | Op::Gelu { .. } => {
             elementwise::float_map(site)
         }
+        Op::FakeSlice { .. } => elementwise::float_map(site),
         Op::Cast { to, .. } => Ok(vec![tensor(Some(*to), site.tensor(0, "input")?.shape)]),
         Op::Reduce { kind, axes, keepdims, noop_with_empty_axes } => {
             reduce::reduce(site, *kind, axes, *keepdims, *noop_with_empty_axes)

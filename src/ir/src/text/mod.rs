@@ -19,6 +19,11 @@ pub use parse::parse;
 pub use print::print;
 pub use tensor::hash;
 
+/// The name of an operation in texts: `mat_mul`, `relu`.
+pub fn mnemonic(op: &crate::Op) -> String {
+    op::parts(op).0
+}
+
 /// Where a text finds the constants that it only names.
 pub trait Resolve {
     /// The tensors of this name; the text's type and hash choose among them.

@@ -69,6 +69,7 @@ pub(super) fn arity(op: &Op) -> Arity {
         Op::NestedQuantize(_) => with_outputs(&["weight"], 3..=3),
         Op::SliceBits { .. } => fixed(&["codes"]),
         Op::Dequantize { .. } => fixed(&["slice", "scale", "zero"]),
+        Op::FakeSlice { .. } => fixed(&["position"]),
         Op::NestedMatMul(_) => {
             Arity { operands: &["x", "width", "scale", "zero"], rest: PLANES, outputs: 1..=1 }
         }

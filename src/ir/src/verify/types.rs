@@ -42,6 +42,7 @@ impl Rules<'_> {
             | Op::Softmax { .. }
             | Op::LogSoftmax { .. }
             | Op::Gelu { .. }
+            | Op::FakeSlice { .. }
             | Op::BatchNormalization { .. }
             | Op::LayerNormalization { .. }
             | Op::RmsNormalization { .. }

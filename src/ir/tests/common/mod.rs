@@ -70,10 +70,11 @@ pub fn variant(op: &Op) -> usize {
         Op::NestedConv { .. } => 53,
         Op::NestedGather(_) => 54,
         Op::Opaque(_) => 55,
+        Op::FakeSlice { .. } => 56,
     }
 }
 
-pub const VARIANTS: usize = 56;
+pub const VARIANTS: usize = 57;
 
 pub fn width(bits: u8) -> Width {
     Width::new(bits).unwrap()
@@ -398,6 +399,7 @@ pub fn samples() -> Vec<Op> {
         for mode in [SliceMode::Midpoint, SliceMode::Round, SliceMode::Extra] {
             let width = width(bits);
             samples.push(Op::SliceBits { width, mode });
+            samples.push(Op::FakeSlice { width, mode });
             for (grouping, layout) in [
                 (Grouping::PerChannel, WeightLayout::RowsFirst),
                 (Grouping::Group(128), WeightLayout::RowsLast),

@@ -206,6 +206,7 @@ pub(super) fn write(op: &Op, to: &Target) -> Result<Opaque, Error> {
         Op::NestedQuantize(_) => Err(to.dialect("nested_quantize")),
         Op::SliceBits { .. } => Err(to.dialect("slice_bits")),
         Op::Dequantize { .. } => Err(to.dialect("dequantize")),
+        Op::FakeSlice { .. } => Err(to.dialect("fake_slice")),
         Op::NestedMatMul(n) => nested("NestedMatMul", n, to, a),
         Op::NestedGather(n) => nested("NestedGather", n, to, a),
         Op::NestedConv { nested: n, window: w, shape } => {

@@ -122,6 +122,7 @@ fn output(site: &Site, slot: usize, types: &[Type], shape: &[usize]) -> Option<V
         | Op::RmsNormalization { .. }
         | Op::NestedQuantize(_)
         | Op::SliceBits { .. }
+        | Op::FakeSlice { .. }
         | Op::Dequantize { .. }
         | Op::NestedMatMul(_)
         | Op::NestedConv { .. }
