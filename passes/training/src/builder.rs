@@ -161,7 +161,13 @@ impl<'g> Builder<'g> {
     }
 
     /// A reduction over `axes` (from the front, not empty).
-    pub fn reduce(&mut self, kind: Reduction, x: Value, axes: &[usize], keepdims: bool) -> Result<Value, Error> {
+    pub fn reduce(
+        &mut self,
+        kind: Reduction,
+        x: Value,
+        axes: &[usize],
+        keepdims: bool,
+    ) -> Result<Value, Error> {
         let axes: Vec<i64> = axes.iter().map(|&a| a as i64).collect();
         let axes = self.ints(&axes);
         let op = Op::Reduce { kind, axes: None, keepdims, noop_with_empty_axes: false };
@@ -186,9 +192,8 @@ impl<'g> Builder<'g> {
             return Ok(x);
         }
         let lead = shape.len().saturating_sub(target.len());
-        let axes: Vec<usize> = (0..shape.len())
-            .filter(|&i| i < lead || (target[i - lead] == 1 && shape[i] != 1))
-            .collect();
+        let axes: Vec<usize> =
+            (0..shape.len()).filter(|&i| i < lead || (target[i - lead] == 1 && shape[i] != 1)).collect();
         let sum = self.sum(x, &axes, true)?;
         self.reshape(sum, target)
     }

@@ -1,0 +1,302 @@
+//! A model with its options and its state: what is trained, what is frozen, under which names.
+
+use std::collections::BTreeMap;
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use mqc_ir::quant::{Affine, Width};
+use mqc_ir::{Graph, Tensor};
+
+use crate::options::{Latent, Options, Range};
+use crate::source::{Layer, Source};
+use crate::{Error, optimizer};
+
+/// One tensor that a training run keeps.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Its name: of the weight, or of what [`names`] derives from it.
+    pub name: String,
+    /// Its value at the start.
+    pub initial: Tensor,
+    /// Whether steps change it; moments are changed too.
+    pub trained: bool,
+    /// The learning rate is multiplied by this.
+    pub(crate) rate: f32,
+    /// Whether it decays.
+    pub(crate) decays: bool,
+    /// Whether it is a moment of another tensor.
+    pub(crate) is_moment: bool,
+}
+
+/// Names of what belongs to a weight.
+pub mod names {
+    use mqc_ir::quant::Width;
+
+    /// Factor of the greatest weight of a channel.
+    pub fn gamma(weight: &str) -> String {
+        format!("{weight}/gamma")
+    }
+    /// Factor of the least weight of a channel.
+    pub fn beta(weight: &str) -> String {
+        format!("{weight}/beta")
+    }
+    /// Codes, in groups, as f32.
+    pub fn code(weight: &str) -> String {
+        format!("{weight}/code")
+    }
+    /// The least code of the frozen bucket, in groups, as f32.
+    pub fn low(weight: &str) -> String {
+        format!("{weight}/low")
+    }
+    /// Scale of the 8-bit codes.
+    pub fn scale(weight: &str) -> String {
+        format!("{weight}/scale")
+    }
+    /// Zero point of the 8-bit codes.
+    pub fn zero(weight: &str) -> String {
+        format!("{weight}/zero")
+    }
+    /// Scale of one width, relative to [`scale`].
+    pub fn width_scale(weight: &str, width: Width) -> String {
+        format!("{weight}/scale@{width}")
+    }
+    /// Shift of one width in codes.
+    pub fn width_shift(weight: &str, width: Width) -> String {
+        format!("{weight}/shift@{width}")
+    }
+    const MOMENT: &str = "/moment_";
+
+    /// Whether a name is that of a moment.
+    pub fn is_moment(name: &str) -> bool {
+        name.rsplit_once(MOMENT).is_some_and(|(_, moment)| !moment.contains('/'))
+    }
+
+    /// A moment of the optimizer.
+    pub fn moment(tensor: &str, moment: &str) -> String {
+        format!("{tensor}{MOMENT}{moment}")
+    }
+}
+
+/// See the module.
+pub struct Training {
+    pub(crate) source: Source,
+    pub(crate) options: Options,
+    pub(crate) state: Vec<State>,
+}
+
+impl Training {
+    /// A model of fixed shapes (see [`crate::static_shapes`]) that `matquant` has been over. `earlier` holds state by
+    /// name that an earlier stage left.
+    ///
+    /// # Errors
+    /// Options that contradict each other or the model, nothing to train, state of another shape.
+    pub fn new(
+        graph: Graph,
+        options: Options,
+        earlier: &BTreeMap<String, Tensor>,
+    ) -> Result<Training, Error> {
+        check(&options)?;
+        let source = Source::new(graph)?;
+        let chosen = Chosen::new(&options)?;
+        let mut state = Collector { earlier, chosen, state: vec![] };
+        for layer in &source.layers {
+            state.layer(layer, &options, source.has_float_use(layer))?;
+        }
+        for parameter in &source.parameters {
+            if source.layers.iter().any(|l| l.weight == parameter.name) {
+                continue;
+            }
+            let decays = parameter.tensor.shape().len() >= 2;
+            let trained = options.trainable.floats;
+            state.push(parameter.name.clone(), parameter.tensor.clone(), trained, 1.0, decays)?;
+        }
+        if !state.state.iter().any(|s| s.trained) {
+            let message = "nothing is left to train; fewer weights must be excluded";
+            return Err(Error::invalid("option", "trainable", message));
+        }
+        let mut state = state.state;
+        for index in 0..state.len() {
+            let State { name, initial, trained, .. } = state[index].clone();
+            if trained {
+                for moment in optimizer::moments(options.optimizer.rule) {
+                    let name = names::moment(&name, moment);
+                    let initial = filled(initial.shape(), 0.0)?;
+                    let trained = true;
+                    state.push(State { name, initial, trained, rate: 1.0, decays: false, is_moment: true });
+                }
+            }
+        }
+        Ok(Training { source, options, state })
+    }
+
+    /// What the run keeps, in the order of the graphs' inputs.
+    pub fn state(&self) -> &[State] {
+        &self.state
+    }
+
+    /// The nested layers.
+    pub fn layers(&self) -> &[Layer] {
+        &self.source.layers
+    }
+
+    /// Names of the weights that stay float in an artifact: norms, biases, tables, float uses of nested weights.
+    pub fn float_names(&self) -> Vec<String> {
+        let layers = &self.source.layers;
+        let tied = layers.iter().filter(|l| self.source.has_float_use(l)).map(|l| l.weight.clone());
+        let others = self.source.parameters.iter().map(|p| p.name.clone());
+        tied.chain(others).collect()
+    }
+
+    /// What was asked for.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+}
+
+fn check(options: &Options) -> Result<(), Error> {
+    let widths = &options.widths;
+    if widths.len() != options.lambda.len() {
+        let message = format!("has {} weights for {} widths", options.lambda.len(), widths.len());
+        return Err(Error::invalid("option", "lambda", message));
+    }
+    if options.lambda.iter().any(|l| !l.is_finite() || *l < 0.0)
+        || (!widths.is_empty() && options.lambda.iter().sum::<f32>() <= 0.0)
+    {
+        return Err(Error::invalid("option", "lambda", "holds numbers from 0 on, not all 0"));
+    }
+    for pair in &options.codistill {
+        let place = |width| widths.iter().position(|w| *w == width);
+        match (place(pair.teacher), place(pair.student)) {
+            (Some(teacher), Some(student)) if teacher < student => {}
+            _ => {
+                let name = format!("{}:{}", pair.teacher, pair.student);
+                let message = "needs two trained widths, the wider one first";
+                return Err(Error::invalid("codistill", name, message));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Which names the globs choose.
+struct Chosen {
+    include: Option<GlobSet>,
+    exclude: GlobSet,
+}
+
+impl Chosen {
+    fn new(options: &Options) -> Result<Chosen, Error> {
+        let set = |globs: &[String]| -> Result<GlobSet, Error> {
+            let mut set = GlobSetBuilder::new();
+            for glob in globs {
+                set.add(Glob::new(glob).map_err(|e| Error::invalid("glob", glob, e.to_string()))?);
+            }
+            set.build().map_err(|e| Error::invalid("glob", "", e.to_string()))
+        };
+        let include = &options.trainable.include;
+        let include = if include.is_empty() { None } else { Some(set(include)?) };
+        Ok(Chosen { include, exclude: set(&options.trainable.exclude)? })
+    }
+
+    fn holds(&self, name: &str) -> bool {
+        self.include.as_ref().is_none_or(|set| set.is_match(name)) && !self.exclude.is_match(name)
+    }
+}
+
+struct Collector<'a> {
+    earlier: &'a BTreeMap<String, Tensor>,
+    chosen: Chosen,
+    state: Vec<State>,
+}
+
+impl Collector<'_> {
+    fn push(
+        &mut self,
+        name: String,
+        fresh: Tensor,
+        trained: bool,
+        rate: f32,
+        decays: bool,
+    ) -> Result<(), Error> {
+        let initial = match self.earlier.get(&name) {
+            Some(tensor) if tensor.shape() != fresh.shape() || tensor.dtype() != fresh.dtype() => {
+                let found = tensor.shape();
+                let message =
+                    format!("has shape {found:?} in the earlier state, expected {:?}", fresh.shape());
+                return Err(Error::invalid("state", &name, message));
+            }
+            Some(tensor) => tensor.clone(),
+            None => fresh,
+        };
+        let trained = trained && self.chosen.holds(&name);
+        self.state.push(State { name, initial, trained, rate, decays, is_moment: false });
+        Ok(())
+    }
+
+    fn layer(&mut self, layer: &Layer, options: &Options, has_float_use: bool) -> Result<(), Error> {
+        let weight = layer.weight.as_str();
+        let grouped = layer.grouped();
+        let (map, full) = (grouped.map_shape(), grouped.shape());
+        let (ones, zeros) = (filled(&map, 1.0)?, filled(&map, 0.0)?);
+        let float = |trained| (weight.to_owned(), layer.tensor.clone(), trained, 1.0, true);
+        match options.trainable.latent {
+            Latent::Weights => {
+                let (name, tensor, trained, rate, decays) = float(true);
+                self.push(name, tensor, trained, rate, decays)?;
+                if options.range == Range::Learned && !options.widths.is_empty() {
+                    self.push(names::gamma(weight), ones.clone(), true, 1.0, false)?;
+                    self.push(names::beta(weight), ones.clone(), true, 1.0, false)?;
+                }
+            }
+            Latent::Codes { prefix, rate } => {
+                let code = self.need(&names::code(weight), &full)?;
+                let low = bucket(&code, prefix)?;
+                self.push(names::code(weight), code, true, rate, false)?;
+                self.push(names::low(weight), low, false, 1.0, false)?;
+            }
+            Latent::Frozen => {
+                let code = self.need(&names::code(weight), &full)?;
+                self.push(names::code(weight), code, false, 1.0, false)?;
+            }
+        }
+        if options.trainable.latent != Latent::Weights {
+            let trained = options.trainable.latent == Latent::Frozen && options.affine == Affine::Shared;
+            for name in [names::scale(weight), names::zero(weight)] {
+                let tensor = self.need(&name, &map)?;
+                self.push(name, tensor, trained, 1.0, false)?;
+            }
+            if has_float_use {
+                let (name, tensor, _, rate, decays) = float(false);
+                self.push(name, tensor, false, rate, decays)?;
+            }
+        }
+        for width in options.maps() {
+            let trained = options.affine == Affine::PerWidth && options.widths.contains(&width);
+            self.push(names::width_scale(weight, width), ones.clone(), trained, 1.0, false)?;
+            self.push(names::width_shift(weight, width), zeros.clone(), trained, 1.0, false)?;
+        }
+        Ok(())
+    }
+
+    fn need(&self, name: &str, shape: &[usize]) -> Result<Tensor, Error> {
+        match self.earlier.get(name) {
+            Some(tensor) if tensor.shape() == shape => Ok(tensor.clone()),
+            Some(tensor) => {
+                let message = format!("has shape {:?}, expected {shape:?}", tensor.shape());
+                Err(Error::invalid("state", name, message))
+            }
+            None => Err(Error::invalid("state", name, "is missing: codes come from an earlier stage")),
+        }
+    }
+}
+
+/// The least code with the same leading bits.
+fn bucket(code: &Tensor, prefix: Width) -> Result<Tensor, Error> {
+    let size = (1u32 << (8 - prefix.bits())) as f32;
+    let values = code.to_f32_vec().unwrap_or_default();
+    let low: Vec<f32> = values.iter().map(|c| (c / size).floor() * size).collect();
+    Ok(Tensor::from_f32(code.shape().to_vec(), &low)?)
+}
+
+fn filled(shape: &[usize], value: f32) -> Result<Tensor, Error> {
+    Ok(Tensor::from_f32(shape.to_vec(), &vec![value; shape.iter().product()])?)
+}

@@ -1,0 +1,398 @@
+//! Training graphs on the engine: steps learn, halves make the whole, codes are those of the artifact's definition.
+
+use std::collections::BTreeMap;
+
+use mqc_ir::op::{NestedQuantize, Unary, WeightLayout};
+use mqc_ir::quant::{Affine, Grouping, RangeMethod, Scheme, SliceMode, Width, Widths};
+use mqc_ir::{DType, Dim, F32, Graph, Node, Op, Output, Tensor, Type, Value, ValueInfo};
+use mqc_step::{Array, Program, Setup};
+use mqc_training::options::{Codistill, Latent, Loss, LossKind, Range, Rule};
+use mqc_training::training::names;
+use mqc_training::{Builder, Options, StepGraph, Training};
+
+const ROWS: usize = 12;
+const INPUTS: usize = 6;
+const HIDDEN: usize = 10;
+const CLASSES: usize = 3;
+
+fn width(bits: u8) -> Width {
+    Width::new(bits).unwrap()
+}
+
+fn random(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1u64 << 24) as f32 * 2.0 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// x W1 + b1, relu, W2: both weights nested, as `matquant` leaves them.
+fn model(layout: WeightLayout, grouping: Grouping, mode: SliceMode, scheme: Scheme) -> Graph {
+    let mut graph = Graph::new("mlp");
+    graph.opsets.insert(String::new(), 20);
+    let dims = [ROWS, INPUTS].map(|n| Dim::Size(n as u64)).to_vec();
+    let x = graph.add_input("x", Type::tensor(DType::F32, dims));
+    let mut b = Builder::new(&mut graph, "net");
+    let spec = NestedQuantize {
+        scheme,
+        mode,
+        grouping,
+        range: RangeMethod::Minmax,
+        widths: Widths::default(),
+        lambda: vec![F32(1.0); 3],
+        layout,
+        allow_nonfinite: false,
+    };
+    let hidden = linear(&mut b, x, "first", [INPUTS, HIDDEN], &spec);
+    let bias = b.graph.add_weight("first.bias", Tensor::from_f32(vec![HIDDEN], &random(3, HIDDEN)).unwrap());
+    let hidden = b.add(hidden, bias).unwrap();
+    let hidden = b.unary(Unary::Relu, hidden).unwrap();
+    let logits = linear(&mut b, hidden, "second", [HIDDEN, CLASSES], &spec);
+    let declared = graph.ty(logits).clone();
+    graph.set_outputs(vec![Output { value: logits, name: "logits".into(), declared }]);
+    graph
+}
+
+fn linear(b: &mut Builder, x: Value, name: &str, [from, to]: [usize; 2], spec: &NestedQuantize) -> Value {
+    let shape = match spec.layout {
+        WeightLayout::RowsFirst => vec![to, from],
+        WeightLayout::RowsLast => vec![from, to],
+    };
+    let values = random(name.len() as u64, from * to);
+    let weight =
+        b.graph.add_weight(format!("{name}.weight"), Tensor::from_f32(shape.clone(), &values).unwrap());
+    let outputs = ["codes", "scale", "zero"]
+        .map(|p| ValueInfo { name: format!("{name}.{p}"), ty: Type::Unknown })
+        .to_vec();
+    let quantize = Node::new(Op::NestedQuantize(spec.clone()), name, outputs);
+    let node = b.graph.insert(quantize, &[Some(weight)]).unwrap();
+    mqc_ir::infer::infer_node(b.graph, node).unwrap();
+    let [codes, scale, zero] = [0, 1, 2].map(|slot| Value { node, slot });
+    let slice = b.op(Op::SliceBits { width: Width::MAX, mode: spec.mode }, &[codes]).unwrap();
+    let dequantize = Op::Dequantize {
+        width: Width::MAX,
+        mode: spec.mode,
+        grouping: spec.grouping,
+        layout: spec.layout,
+        shape: shape.iter().map(|&n| n as u64).collect(),
+    };
+    let mut float = b.op(dequantize, &[slice, scale, zero]).unwrap();
+    if spec.layout == WeightLayout::RowsFirst {
+        float = b.transpose(float, &[1, 0]).unwrap();
+    }
+    b.matmul(x, float).unwrap()
+}
+
+fn plain() -> Graph {
+    model(WeightLayout::RowsLast, Grouping::PerChannel, SliceMode::Midpoint, Scheme::Asymmetric)
+}
+
+fn options(bits: &str) -> Options {
+    let kind = LossKind::CrossEntropy { ignore: None, smoothing: 0.0, shift: false };
+    let mut options = Options::new(bits.parse().unwrap(), Loss { kind, output: "logits".into() });
+    options.optimizer.weight_decay = 0.0;
+    options
+}
+
+/// A graph with the values of its state, fed by name.
+struct Machine {
+    program: Program<f32>,
+    graph: StepGraph,
+}
+
+impl Machine {
+    fn new(graph: StepGraph, state: &BTreeMap<String, Tensor>) -> Machine {
+        let carried = graph.state.iter().filter_map(|s| Some((s.input, s.output?))).collect();
+        let mut program = Program::compile(&graph.graph, &Setup { threads: 1, carried }).unwrap();
+        for slot in &graph.state {
+            program.set(slot.input, &Array::from_tensor(&state[&slot.name]).unwrap()).unwrap();
+        }
+        Machine { program, graph }
+    }
+
+    fn feed(&mut self, name: &str, tensor: &Tensor) {
+        if let Some(&input) = self.graph.feeds.get(name) {
+            self.program.set(input, &Array::from_tensor(tensor).unwrap()).unwrap();
+        }
+    }
+
+    fn batch(&mut self) {
+        self.feed("x", &Tensor::from_f32(vec![ROWS, INPUTS], &random(7, ROWS * INPUTS)).unwrap());
+        let labels: Vec<i64> = (0..ROWS as i64).map(|i| i * i % CLASSES as i64).collect();
+        self.feed("labels", &Tensor::from_i64(vec![ROWS], &labels).unwrap());
+        self.feed("rows", &Tensor::from_f32(vec![ROWS], &[1.0; ROWS]).unwrap());
+    }
+
+    fn step(&mut self, number: i64, rate: f32) -> f32 {
+        self.batch();
+        self.feed("lr", &Tensor::f32_scalar(rate));
+        self.feed("step", &Tensor::i64_scalar(number));
+        self.program.run().unwrap();
+        self.result("loss")
+    }
+
+    fn result(&self, name: &str) -> f32 {
+        self.program.scalar(self.graph.results[name])
+    }
+
+    fn results(&self) -> BTreeMap<String, Tensor> {
+        let tensor = |i: usize| self.program.output(i).to_tensor(DType::F32).unwrap();
+        self.graph.results.iter().map(|(name, i)| (name.clone(), tensor(*i))).collect()
+    }
+
+    fn state(&self) -> BTreeMap<String, Tensor> {
+        let tensor = |i: usize| self.program.input(i).to_tensor(DType::F32).unwrap();
+        self.graph.state.iter().map(|s| (s.name.clone(), tensor(s.input))).collect()
+    }
+}
+
+fn initial(training: &Training) -> BTreeMap<String, Tensor> {
+    training.state().iter().map(|s| (s.name.clone(), s.initial.clone())).collect()
+}
+
+fn train(training: &Training, steps: i64, rate: f32) -> (Machine, Vec<f32>) {
+    let mut machine = Machine::new(training.step_graph().unwrap(), &initial(training));
+    let losses = (1..=steps).map(|n| machine.step(n, rate)).collect();
+    (machine, losses)
+}
+
+fn codes(training: &Training, state: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+    let mut machine = Machine::new(training.codes_graph().unwrap(), state);
+    machine.program.run().unwrap();
+    machine.results()
+}
+
+#[test]
+fn every_width_learns_jointly() {
+    for (range, affine) in [
+        (Range::Learned, Affine::PerWidth),
+        (Range::Learned, Affine::Shared),
+        (Range::MinMax, Affine::PerWidth),
+        (Range::MinMax, Affine::Shared),
+    ] {
+        let options = Options { range, affine, ..options("8,4,2") };
+        let training = Training::new(plain(), options, &BTreeMap::new()).unwrap();
+        let mut machine = Machine::new(training.step_graph().unwrap(), &initial(&training));
+        machine.step(1, 0.0);
+        let before = ["loss@8", "loss@4", "loss@2"].map(|name| machine.result(name));
+        (2..=120).for_each(|n| {
+            machine.step(n, 0.02);
+        });
+        let after = ["loss@8", "loss@4", "loss@2"].map(|name| machine.result(name));
+        for (before, after) in before.into_iter().zip(after) {
+            assert!(after < 0.6 * before, "{range:?} {affine:?}: {before} became {after}");
+        }
+    }
+}
+
+#[test]
+fn gradients_and_update_are_the_step() {
+    for rule in [
+        Rule::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8 },
+        Rule::Sgd { momentum: 0.9 },
+        Rule::Sgd { momentum: 0.0 },
+    ] {
+        let mut options = options("8,4,2");
+        options.optimizer.rule = rule;
+        options.optimizer.weight_decay = 0.1;
+        options.codistill = vec![
+            Codistill { teacher: width(8), student: width(4), with_truth: true },
+            Codistill { teacher: width(8), student: width(2), with_truth: false },
+        ];
+        let training = Training::new(plain(), options, &BTreeMap::new()).unwrap();
+        let (whole, losses) = train(&training, 3, 0.05);
+        let start = initial(&training);
+        let mut gradient = Machine::new(training.gradient_graph().unwrap(), &start);
+        let mut update = Machine::new(training.update_graph().unwrap(), &start);
+        for number in 1..=3 {
+            gradient.batch();
+            gradient.program.run().unwrap();
+            assert_eq!(gradient.result("loss"), losses[number as usize - 1]);
+            for (name, value) in gradient.results() {
+                update.feed(&name, &value);
+            }
+            update.feed("lr", &Tensor::f32_scalar(0.05));
+            update.feed("step", &Tensor::i64_scalar(number));
+            update.program.run().unwrap();
+            let state = update.state();
+            for slot in gradient.graph.state.clone() {
+                if let Some(tensor) = state.get(&slot.name) {
+                    gradient.program.set(slot.input, &Array::from_tensor(tensor).unwrap()).unwrap();
+                }
+            }
+        }
+        let halves = update.state();
+        for (name, tensor) in whole.state() {
+            if let Some(half) = halves.get(&name) {
+                assert_eq!(tensor, *half, "{name}");
+            }
+        }
+    }
+}
+
+/// `weight = scale (level - zero)` of the codes graph is the weight that the training reads.
+#[test]
+fn codes_and_maps_are_what_evaluation_reads() {
+    for layout in [WeightLayout::RowsFirst, WeightLayout::RowsLast] {
+        for grouping in [Grouping::PerChannel, Grouping::group(8).unwrap()] {
+            for mode in [SliceMode::Midpoint, SliceMode::Round, SliceMode::Extra] {
+                for scheme in [Scheme::Asymmetric, Scheme::Symmetric] {
+                    check_codes(model(layout, grouping, mode, scheme), mode, grouping);
+                }
+            }
+        }
+    }
+}
+
+fn check_codes(graph: Graph, mode: SliceMode, grouping: Grouping) {
+    let training = Training::new(graph, options("8,4,2"), &BTreeMap::new()).unwrap();
+    let (machine, _) = train(&training, 20, 0.02);
+    let state = machine.state();
+    let widths: Vec<Option<Width>> = [8, 6, 4, 3, 2].map(|b| Some(width(b))).to_vec();
+    let mut evaluation = Machine::new(training.evaluation_graph(&widths).unwrap(), &state);
+    evaluation.batch();
+    evaluation.program.run().unwrap();
+    let codes = codes(&training, &state);
+    for at in widths.into_iter().flatten() {
+        let map = if at >= width(5) {
+            8
+        } else if at >= width(3) {
+            4
+        } else {
+            2
+        };
+        let first = weight(&codes, "first.weight", at, map, mode, grouping);
+        let second = weight(&codes, "second.weight", at, map, mode, grouping);
+        let bias = state["first.bias"].to_f32_vec().unwrap();
+        let mut sum = 0.0;
+        let x = random(7, ROWS * INPUTS);
+        for row in 0..ROWS {
+            let input = &x[row * INPUTS..(row + 1) * INPUTS];
+            let hidden: Vec<f64> = (0..HIDDEN)
+                .map(|h| {
+                    let product: f64 = (0..INPUTS).map(|k| f64::from(input[k]) * first[h * INPUTS + k]).sum();
+                    (product + f64::from(bias[h])).max(0.0)
+                })
+                .collect();
+            let logits: Vec<f64> =
+                (0..CLASSES).map(|c| (0..HIDDEN).map(|k| hidden[k] * second[c * HIDDEN + k]).sum()).collect();
+            let log_sum = logits.iter().map(|l| l.exp()).sum::<f64>().ln();
+            sum += log_sum - logits[row * row % CLASSES];
+        }
+        let found = f64::from(evaluation.result(&format!("sum@{at}")));
+        assert!((found - sum).abs() < 1e-3 * sum.abs().max(1.0), "width {at}: {found}, expected {sum}");
+        assert_eq!(evaluation.result(&format!("count@{at}")), ROWS as f32);
+    }
+}
+
+/// The weight [rows, cols] of a width by the definition, from codes and maps.
+fn weight(
+    codes: &BTreeMap<String, Tensor>,
+    name: &str,
+    at: Width,
+    map: u8,
+    mode: SliceMode,
+    grouping: Grouping,
+) -> Vec<f64> {
+    let get = |name: String| codes[&name].to_f32_vec().unwrap();
+    let shape = codes[&format!("{name}.codes")].shape().to_vec();
+    let (scale, zero) = (get(format!("{name}.scale@{map}")), get(format!("{name}.zero@{map}")));
+    let (groups, size) = (grouping.groups(shape[1]), grouping.size(shape[1]));
+    let step = f64::from(1u32 << (8 - at.bits()));
+    let level = |q: f64| match mode {
+        SliceMode::Midpoint => (q / step).floor() * step + (step - 1.0) / 2.0,
+        SliceMode::Round => (q / step + 0.5).floor().min(256.0 / step - 1.0) * step,
+        SliceMode::Extra => (q / step + 0.5).floor() * step,
+    };
+    let one = |(i, &q): (usize, &f32)| {
+        let at = i / shape[1] * groups + i % shape[1] / size;
+        f64::from(scale[at]) * (level(f64::from(q)) - f64::from(zero[at]))
+    };
+    let codes = get(format!("{name}.codes"));
+    assert!(codes.iter().all(|q| q.fract() == 0.0 && (0.0..=255.0).contains(q)));
+    codes.iter().enumerate().map(one).collect()
+}
+
+#[test]
+fn planes_in_turn_stay_in_their_buckets() {
+    let first = Training::new(plain(), options("2"), &BTreeMap::new()).unwrap();
+    let (machine, _) = train(&first, 60, 0.02);
+    let mut earlier = machine.state();
+    let before = codes(&first, &earlier);
+    earlier.retain(|name, _| !names::is_moment(name));
+    for weight in ["first.weight", "second.weight"] {
+        for name in [names::code(weight), names::scale(weight), names::zero(weight)] {
+            earlier.insert(name.clone(), before[&name].clone());
+        }
+    }
+    let mut second = options("8,4");
+    second.trainable.latent = Latent::Codes { prefix: width(2), rate: 50.0 };
+    second.trainable.floats = false;
+    second.frozen_maps = vec![width(2)];
+    let second = Training::new(plain(), second, &earlier).unwrap();
+    let (machine, losses) = train(&second, 100, 0.02);
+    assert!(losses[99] < losses[0], "{} became {}", losses[0], losses[99]);
+    let state = machine.state();
+    let after = codes(&second, &state);
+    let mut moved = 0;
+    for weight in ["first.weight", "second.weight"] {
+        let name = format!("{weight}.codes");
+        let (old, new) = (before[&name].to_f32_vec().unwrap(), after[&name].to_f32_vec().unwrap());
+        for (old, new) in old.iter().zip(&new) {
+            assert_eq!((old / 64.0).floor(), (new / 64.0).floor(), "{weight}: {old} became {new}");
+            moved += usize::from(old != new);
+        }
+        for map in [format!("{weight}.scale@2"), format!("{weight}.zero@2")] {
+            assert_eq!(before[&map], after[&map], "{map}");
+        }
+    }
+    assert!(moved > 20, "only {moved} codes moved");
+    // What the first stage ended with is what 2 bits still are.
+    let evaluate = |training: &Training, state: &BTreeMap<String, Tensor>| {
+        let mut machine = Machine::new(training.evaluation_graph(&[Some(width(2))]).unwrap(), state);
+        machine.batch();
+        machine.program.run().unwrap();
+        machine.result("sum@2")
+    };
+    assert_eq!(evaluate(&first, &earlier), evaluate(&second, &state));
+}
+
+#[test]
+fn frozen_codes_train_their_maps_only() {
+    let whole = Training::new(plain(), options("8,4,2"), &BTreeMap::new()).unwrap();
+    let mut earlier = initial(&whole);
+    let before = codes(&whole, &earlier);
+    earlier.extend(before.clone());
+    let mut frozen = options("8,4,2");
+    frozen.trainable.latent = Latent::Frozen;
+    let training = Training::new(plain(), frozen, &earlier).unwrap();
+    let (machine, losses) = train(&training, 100, 0.02);
+    assert!(losses[99] < 0.9 * losses[0], "{} became {}", losses[0], losses[99]);
+    let after = codes(&training, &machine.state());
+    assert_eq!(before["first.weight.codes"], after["first.weight.codes"]);
+}
+
+#[test]
+fn contradictions_are_errors_that_say_what_is_wrong() {
+    let message = |options: Options| match Training::new(plain(), options, &BTreeMap::new()) {
+        Ok(training) => training.step_graph().err().map(|e| e.to_string()).unwrap_or_default(),
+        Err(error) => error.to_string(),
+    };
+    let mut frozen = options("8,4,2");
+    frozen.trainable.exclude = vec!["*".into()];
+    assert!(message(frozen).contains("nothing is left to train"));
+    let mut lambda = options("8,4,2");
+    lambda.lambda = vec![1.0];
+    assert!(message(lambda).contains("1 weights for 3 widths"));
+    let mut pair = options("8,4");
+    pair.codistill = vec![Codistill { teacher: width(4), student: width(8), with_truth: true }];
+    assert!(message(pair).contains("the wider one first"));
+    let mut output = options("8");
+    output.loss.output = "logitz".into();
+    assert!(message(output).contains("the model has logits"));
+    let mut codes = options("8");
+    codes.trainable.latent = Latent::Codes { prefix: width(2), rate: 1.0 };
+    assert!(message(codes).contains("an earlier stage"));
+}

@@ -1,0 +1,148 @@
+//! Which buffer each value lies in: values that are not needed at the same time share one, a pass writes over what it
+//! reads last, and carried outputs over the inputs that they become.
+
+use crate::Kind;
+use crate::fuse::Kernel;
+use crate::fuse::instructions::Pattern;
+use crate::lower::Lowered;
+use crate::lower::task::Source;
+use crate::view::Root;
+
+/// Number of a buffer.
+pub(super) type Buffer = usize;
+
+pub(super) struct Memory {
+    /// The buffer of each value; none for those that only live in registers.
+    pub buffers: Vec<Option<Buffer>>,
+    /// Kind and number of elements of each buffer.
+    pub sizes: Vec<(Kind, usize)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    from: usize,
+    to: usize,
+}
+
+pub(super) fn plan<T>(lowered: &Lowered<T>, kernels: &mut [Kernel], carried: &[(usize, usize)]) -> Memory {
+    let count = lowered.places.len();
+    let mut lives: Vec<Option<Life>> = vec![None; count];
+    let mut fixed = vec![false; count];
+    for (i, kernel) in kernels.iter().enumerate() {
+        for root in writes(kernel) {
+            lives[root] = Some(Life { from: i, to: i });
+        }
+        for root in reads(kernel) {
+            match &mut lives[root] {
+                Some(life) => life.to = i,
+                // Inputs and constants: only the last use counts.
+                life => *life = Some(Life { from: i, to: i }),
+            }
+        }
+    }
+    for root in &lowered.outputs {
+        if let Some(life) = &mut lives[*root] {
+            life.to = usize::MAX;
+        }
+    }
+    for (root, place) in lowered.places.iter().enumerate() {
+        fixed[root] = !matches!(place.source, Source::Computed);
+    }
+    let becomes = |output: Root| {
+        let pair = carried.iter().find(|(_, o)| lowered.outputs[*o] == output);
+        pair.map(|(input, _)| lowered.inputs[*input])
+    };
+    // Every value that writes over another is the same as that.
+    let mut same: Vec<Root> = (0..count).collect();
+    for (i, kernel) in kernels.iter_mut().enumerate() {
+        let Kernel::Fused(fused) = kernel else { continue };
+        let mut taken = vec![false; fused.loads.len()];
+        for store in 0..fused.stores.len() {
+            let (root, row, kind) = {
+                let store = &fused.stores[store];
+                (store.root, store.row, store.kind)
+            };
+            if kind != Kind::Real {
+                continue;
+            }
+            let usable = |load: usize| {
+                let l = &fused.loads[load];
+                let last = lives[l.root].is_some_and(|life| life.to == i);
+                let alone = fused.loads.iter().filter(|other| other.root == l.root).count() == 1;
+                let whole =
+                    l.kind == Kind::Real && l.pattern == Pattern::Dense && l.start == 0 && l.row == row;
+                let ours = !fixed[l.root] || becomes(root) == Some(l.root);
+                let equal = lowered.places[l.root].len == lowered.places[root].len;
+                !taken[load] && last && alone && whole && ours && equal
+            };
+            let all = || (0..fused.loads.len()).filter(|load| usable(*load));
+            let wanted = all().find(|load| Some(fused.loads[*load].root) == becomes(root));
+            // What will be carried waits for its own place.
+            let found = wanted.or_else(|| becomes(root).is_none().then(|| all().next()).flatten());
+            if let Some(load) = found {
+                taken[load] = true;
+                fused.loads[load].in_place = Some(store);
+                same[root] = same[fused.loads[load].root];
+            }
+        }
+    }
+    let mut buffers: Vec<Option<Buffer>> = vec![None; count];
+    let mut sizes = vec![];
+    for root in 0..count {
+        if fixed[root] {
+            buffers[root] = Some(sizes.len());
+            sizes.push((lowered.places[root].kind, lowered.places[root].len));
+        }
+    }
+    // The others, the largest first, each in the first buffer of its kind that is free as long as it lives.
+    let mut whole = lives.clone();
+    for root in 0..count {
+        let first = same[root];
+        if first != root
+            && let (Some(a), Some(b)) = (whole[first], whole[root])
+        {
+            whole[first] = Some(Life { from: a.from.min(b.from), to: a.to.max(b.to) });
+        }
+    }
+    let mut rest: Vec<(usize, Life, Root)> = (0..count)
+        .filter(|root| same[*root] == *root && !fixed[*root])
+        .filter_map(|root| Some((lowered.places[root].len, whole[root]?, root)))
+        .collect();
+    rest.sort_by_key(|(len, life, root)| (std::cmp::Reverse(*len), life.from, *root));
+    let mut shared: Vec<(Buffer, Kind, Vec<Life>)> = vec![];
+    for (len, life, root) in rest {
+        let kind = lowered.places[root].kind;
+        let free = |lives: &[Life]| lives.iter().all(|l| l.to < life.from || life.to < l.from);
+        let found = shared.iter_mut().find(|(_, k, lives)| *k == kind && free(lives));
+        let buffer = match found {
+            Some((buffer, _, lives)) => {
+                lives.push(life);
+                *buffer
+            }
+            None => {
+                shared.push((sizes.len(), kind, vec![life]));
+                sizes.push((kind, len));
+                sizes.len() - 1
+            }
+        };
+        buffers[root] = Some(buffer);
+    }
+    for root in 0..count {
+        buffers[root] = buffers[same[root]];
+    }
+    Memory { buffers, sizes }
+}
+
+pub(super) fn reads(kernel: &Kernel) -> Vec<Root> {
+    match kernel {
+        Kernel::Fused(fused) => fused.reads(),
+        Kernel::Single(task) => task.reads(),
+    }
+}
+
+pub(super) fn writes(kernel: &Kernel) -> Vec<Root> {
+    match kernel {
+        Kernel::Fused(fused) => fused.writes(),
+        Kernel::Single(task) => task.outputs.clone(),
+    }
+}
