@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use mqc_ir::op::{NestedQuantize, WeightLayout};
-use mqc_ir::quant::Width;
+use mqc_ir::quant::{Affine, Width};
 use mqc_ir::{Activations, Tensor};
 use mqc_passes::lower_nested::NestedTensors;
 use mqc_passes::{Context, Debug, Layer, Options, Pipeline, Report};
-use mqc_runtime::nested::{NestedWeight, QuantizeSpec, WeightView};
+use mqc_runtime::nested::{AffineMap, NestedWeight, QuantizeSpec, WeightView};
 
 use crate::artifact::folder::Builder;
 use crate::artifact::manifest::{self, LayerOp, Manifest, decibels};
 use crate::artifact::store::{self, Layout, ResidentTensor, Store, Writer};
 use crate::artifact::{self, GRAPH, digest};
 use crate::emit::{self, Weights};
+use crate::trained::{Trained, TrainedLayer};
 use crate::{load, report};
 
 /// Constants below so many bytes stay inside `graph.onnx`.
@@ -31,6 +32,10 @@ pub struct Request<'a> {
     pub force: bool,
     /// How to quantize.
     pub options: &'a Options,
+    /// Whether each width that counts gets an affine map of its own, fitted to the codes by least squares.
+    pub affine: Affine,
+    /// What training learned; what it does not have is quantized.
+    pub trained: Option<&'a Trained>,
     /// How runs round activations unless they say otherwise.
     pub activations: Activations,
     /// Dumps and limits for finding defects.
@@ -61,9 +66,14 @@ pub fn compile(request: &Request, progress: &mut dyn FnMut(u64, u64)) -> Result<
     mqc_onnx::raise::raise_opset(&mut model.graph, mqc_onnx::nested_functions::LEAST_OPSET)
         .context("the model's operator set is too old for graph.onnx")?;
 
+    if let Some(trained) = request.trained {
+        trained.replace_tensors(&mut model.graph)?;
+        trained.check_names(&layers)?;
+    }
     let sources = emit::quantized_sources(&model.graph)?;
     let resident = Weights::collect(&model.graph, INLINE)?;
-    let layout = Layout::new(resident.descriptions(), layers.iter().map(geometry).collect(), 8)?;
+    let layout =
+        Layout::new(resident.descriptions(), layers.iter().map(|l| geometry(l, request)).collect(), 8)?;
     let writer = Writer::create(&folder.path(store::FILE), layout)?;
     for (name, tensor) in resident.iter() {
         writer.write_resident(name, tensor.bytes())?;
@@ -74,7 +84,7 @@ pub fn compile(request: &Request, progress: &mut dyn FnMut(u64, u64)) -> Result<
     for layer in &layers {
         let source =
             sources.get(&layer.name).with_context(|| format!("layer {} has no weight", layer.name))?;
-        ratios.insert(layer.name.clone(), quantize(layer, source, &writer)?);
+        ratios.insert(layer.name.clone(), store_layer(layer, source, request, &writer)?);
         done += (layer.rows * layer.cols) as u64;
         progress(done, total);
     }
@@ -82,7 +92,7 @@ pub fn compile(request: &Request, progress: &mut dyn FnMut(u64, u64)) -> Result<
 
     let stored = Store::open(&folder.path(store::FILE))?;
     resident.share(&mut model.graph, &stored)?;
-    let nested = layers.iter().map(|l| Ok((l.name.clone(), stored_layer(&stored, &l.name)?)));
+    let nested = layers.iter().map(|l| Ok((l.name.clone(), stored_layer(&stored, l, request)?)));
     let nested = nested.collect::<Result<BTreeMap<_, _>>>()?;
     mqc_passes::lower_nested::lower_nested(&mut model.graph, &layers, &nested)?;
     mqc_ir::infer::infer(&mut model.graph).map_err(mqc_passes::Error::InvalidInput)?;
@@ -100,7 +110,7 @@ pub fn compile(request: &Request, progress: &mut dyn FnMut(u64, u64)) -> Result<
         group_size: request.options.quantize.grouping,
         activations: request.activations,
         planes: 8,
-        layers: layers.iter().map(|l| describe(l, &ratios)).collect(),
+        layers: layers.iter().map(|l| describe(l, request, &ratios)).collect(),
         skipped: skipped.iter().map(skipped_row).collect(),
         files: BTreeMap::new(),
         tensors,
@@ -114,13 +124,32 @@ pub fn compile(request: &Request, progress: &mut dyn FnMut(u64, u64)) -> Result<
     Ok(Compiled { artifact: folder.commit()?, manifest, source_bytes })
 }
 
-fn geometry(layer: &Layer) -> store::LayerGeometry {
-    let groups = layer.spec.grouping.groups(layer.cols);
-    store::LayerGeometry { name: layer.name.clone(), rows: layer.rows, cols: layer.cols, groups }
+/// The widths that have an affine map of their own in the store, wide first. That of 8 bits, the widest, is the first map.
+fn map_widths(layer: &Layer, request: &Request) -> Vec<Width> {
+    let own: Vec<Width> = match (trained(layer, request), request.affine) {
+        (Some(trained), _) => trained.per_width.keys().rev().copied().collect(),
+        (None, Affine::PerWidth) => layer.spec.widths.into(),
+        (None, Affine::Shared) => vec![],
+    };
+    own.into_iter().filter(|width| *width < Width::MAX).collect()
 }
 
-/// Quantizes one weight into the store. Returns its signal-to-noise ratio in dB at every width.
-fn quantize(layer: &Layer, source: &Tensor, writer: &Writer) -> Result<BTreeMap<Width, Option<f64>>> {
+fn trained<'a>(layer: &Layer, request: &Request<'a>) -> Option<&'a TrainedLayer> {
+    request.trained.and_then(|trained| trained.layers.get(&layer.name))
+}
+
+fn geometry(layer: &Layer, request: &Request) -> store::LayerGeometry {
+    let (groups, maps) = (layer.spec.grouping.groups(layer.cols), 1 + map_widths(layer, request).len());
+    store::LayerGeometry { name: layer.name.clone(), rows: layer.rows, cols: layer.cols, groups, maps }
+}
+
+/// Quantizes one weight, or takes the trained one, into the store. Returns its signal-to-noise ratio in dB at every width.
+fn store_layer(
+    layer: &Layer,
+    source: &Tensor,
+    request: &Request,
+    writer: &Writer,
+) -> Result<BTreeMap<Width, Option<f64>>> {
     let named = || format!("layer {} (weight {})", layer.name, layer.weight);
     let values = load::f32_values(source).with_context(named)?;
     let view = match layer.spec.layout {
@@ -128,15 +157,27 @@ fn quantize(layer: &Layer, source: &Tensor, writer: &Writer) -> Result<BTreeMap<
         WeightLayout::RowsLast => WeightView::transposed(&values, layer.cols, layer.rows),
     }
     .with_context(named)?;
-    let weight = NestedWeight::quantize(&view, &spec(&layer.spec)).with_context(named)?;
-    let map = weight.map(Width::MAX);
-    let mut file = writer.layer(&layer.name)?;
-    file.push_rows(weight.planes(), map.scale.as_slice(), map.zero.as_slice())?;
-    file.finish()?;
+    let weight = match trained(layer, request) {
+        Some(trained) => trained.weight(layer).with_context(|| format!("trained {}", named()))?,
+        None => {
+            let quantized = NestedWeight::quantize(&view, &spec(&layer.spec)).with_context(named)?;
+            match request.affine {
+                Affine::Shared => quantized,
+                Affine::PerWidth => quantized.with_fitted_maps(&view, layer.spec.widths.iter())?,
+            }
+        }
+    };
+    let maps = weight.maps();
+    let all = |of: fn(&AffineMap) -> &[f32]| -> Vec<f32> {
+        maps.iter().flat_map(|(_, map)| of(map)).copied().collect()
+    };
+    let (scale, zero) = (all(|map| map.scale.as_slice()), all(|map| map.zero.as_slice()));
+    writer.write_layer(&layer.name, weight.planes(), &scale, &zero)?;
     Width::all().map(|w| Ok((w, decibels(weight.sqnr_db(&view, w)?)))).collect()
 }
 
-fn spec(spec: &NestedQuantize) -> QuantizeSpec {
+/// As the numeric definition takes it.
+pub(crate) fn spec(spec: &NestedQuantize) -> QuantizeSpec {
     QuantizeSpec {
         scheme: spec.scheme,
         mode: spec.mode,
@@ -149,22 +190,27 @@ fn spec(spec: &NestedQuantize) -> QuantizeSpec {
 }
 
 /// The tensors of a layer as they lie in the mapped store.
-fn stored_layer(stored: &Store, layer: &str) -> Result<NestedTensors> {
+fn stored_layer(stored: &Store, layer: &Layer, request: &Request) -> Result<NestedTensors> {
     let tensor = |name: String| -> Result<Tensor> {
         let (dtype, shape, bytes) = stored.tensor(&name)?;
         Ok(Tensor::new(dtype, shape, bytes)?)
     };
-    let planes = (0..stored.planes_available()).map(|p| tensor(store::plane_name(layer, p)));
+    let planes = (0..stored.planes_available()).map(|p| tensor(store::plane_name(&layer.name, p)));
     Ok(NestedTensors {
-        scale: tensor(store::scale_name(layer))?,
-        zero: tensor(store::zero_name(layer))?,
+        scale: tensor(store::scale_name(&layer.name))?,
+        zero: tensor(store::zero_name(&layer.name))?,
+        map_widths: map_widths(layer, request),
         planes: planes.collect::<Result<_>>()?,
     })
 }
 
-fn describe(layer: &Layer, ratios: &BTreeMap<String, BTreeMap<Width, Option<f64>>>) -> artifact::Layer {
+fn describe(
+    layer: &Layer,
+    request: &Request,
+    ratios: &BTreeMap<String, BTreeMap<Width, Option<f64>>>,
+) -> artifact::Layer {
     let op = layer.kinds.first().copied().unwrap_or(mqc_passes::Kind::MatMul);
-    let groups = layer.spec.grouping.groups(layer.cols);
+    let geometry = geometry(layer, request);
     artifact::Layer {
         name: layer.name.clone(),
         nodes: layer.nodes.clone(),
@@ -184,9 +230,11 @@ fn describe(layer: &Layer, ratios: &BTreeMap<String, BTreeMap<Width, Option<f64>
         mode: layer.spec.mode,
         scheme: layer.spec.scheme,
         range: layer.spec.range,
+        trained: trained(layer, request).is_some(),
+        map_widths: map_widths(layer, request),
         parameters: (layer.rows * layer.cols) as u64,
         bytes_per_plane: (layer.rows * layer.cols.div_ceil(8)) as u64,
-        scale_bytes: (layer.rows * groups * 8) as u64,
+        scale_bytes: 8 * geometry.map_shape().into_iter().product::<usize>() as u64,
         sqnr_db: ratios.get(&layer.name).cloned().unwrap_or_default(),
     }
 }

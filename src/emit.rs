@@ -9,10 +9,10 @@ use mqc_ir::quant::Width;
 use mqc_ir::{Graph, NodeId, Op, Tensor, Value};
 use mqc_onnx::export::{self, ExternalLocation, Located};
 use mqc_onnx::{Model, file, nested_functions};
-use mqc_runtime::nested_node::nested_parts;
+use mqc_runtime::nested_node::{nested_mut, nested_parts};
 
-use crate::artifact::Artifact;
 use crate::artifact::store::{self, Layout, Store};
+use crate::artifact::{Artifact, Manifest};
 use crate::load;
 
 /// Calls `visit` for every node of the graph and of all bodies in it.
@@ -127,33 +127,40 @@ pub fn write_graph(model: &Model, path: &Path, stored: &Store) -> Result<()> {
 /// Makes a smaller artifact that serves `width` and less. Returns its size in bytes.
 pub fn slice(artifact: &Artifact, width: Width, target: &Path, force: bool) -> Result<u64> {
     let model = load::artifact_model(artifact)?;
-    let written = artifact.slice(width, target, force, |folder, stored| -> Result<(), anyhow::Error> {
+    let written = artifact.slice(width, target, force, |folder, manifest, stored| -> Result<()> {
         let mut model = model.clone();
-        move_to(&mut model.graph, artifact.store(), stored)?;
+        move_to(&mut model.graph, artifact.store(), manifest, stored)?;
         // Runtimes that only know the function bodies read the width from the graph.
-        let layers = artifact.manifest().layers.iter();
-        crate::export::set_widths(&mut model.graph, &layers.map(|l| (l.name.clone(), width)).collect())?;
+        let widths = manifest.layers.iter().map(|l| (l.name.clone(), width)).collect();
+        crate::export::set_widths(&mut model.graph, &widths)?;
         write_graph(&model, &folder.join(crate::artifact::GRAPH), stored)?;
-        let manifest = artifact.manifest();
         crate::report::write(&folder.join(crate::report::FILE), manifest, stored, manifest.source.bytes)
     })?;
     load::folder_bytes(&written)
 }
 
-/// Points the constants of a graph over one store at the tensors of the same name in another; planes that it lacks go.
-fn move_to(graph: &mut Graph, old: &Store, new: &Store) -> Result<()> {
+/// Points the constants of a graph over one store at the tensors of the same name in another, of which `manifest` is;
+/// planes and maps that it lacks go.
+fn move_to(graph: &mut Graph, old: &Store, manifest: &Manifest, new: &Store) -> Result<()> {
     let mut names: BTreeMap<Place, &str> = BTreeMap::new();
     for name in old.names() {
         let (dtype, shape, bytes) = old.tensor(name)?;
         names.insert(place(&Tensor::new(dtype, shape, bytes)?), name);
     }
     let planes = new.planes_available();
+    let map_widths: BTreeMap<&str, &Vec<Width>> =
+        manifest.layers.iter().map(|l| (l.name.as_str(), &l.map_widths)).collect();
     mqc_passes::walk::for_each_graph(graph, &mut |graph| -> Result<(), mqc_passes::Error> {
         for id in graph.order()? {
             let Some(node) = graph.node(id) else { continue };
             if let Some((_, first)) = nested_parts(&node.op) {
                 let operands = graph.operands(id);
                 graph.set_operands(id, &operands[..operands.len().min(first + planes)])?;
+                if let Some(nested) = graph.node_mut(id).and_then(|n| nested_mut(&mut n.op))
+                    && let Some(widths) = map_widths.get(nested.layer.as_str())
+                {
+                    nested.map_widths.clone_from(widths);
+                }
                 continue;
             }
             let Op::Weight(tensor) = &node.op else { continue };

@@ -1,5 +1,6 @@
 //! `report.html`: the artifact in pictures, one self-contained file.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -42,9 +43,10 @@ pub fn sizes(manifest: &Manifest, stored: &Store, widest: Width) -> Vec<Size> {
         .filter(|t| store::parse_plane_name(&t.name).is_none())
         .map(|t| t.end() - t.start)
         .sum();
-    let scales = manifest.layers.iter().map(|l| l.scale_bytes).sum();
+    let all_maps: u64 = manifest.layers.iter().map(|l| l.scale_bytes).sum();
+    let scales = manifest.layers.iter().map(|l| l.map_bytes()).sum();
     let planes = |w| manifest.layers.iter().map(|l| l.bytes_per_plane * l.mode.planes_read(w) as u64).sum();
-    let size = |bits| Size { bits, planes: planes(bits), scales, untouched: resident - scales };
+    let size = |bits| Size { bits, planes: planes(bits), scales, untouched: resident - all_maps };
     Width::all().rev().filter(|w| *w <= widest).map(size).collect()
 }
 
@@ -68,6 +70,17 @@ fn page(manifest: &Manifest, sizes: &[Size], source_bytes: u64) -> String {
         manifest.range,
         manifest.bits,
     );
+    let own_maps = manifest.layers.iter().filter(|l| !l.map_widths.is_empty()).count();
+    if own_maps > 0 {
+        let widths: BTreeSet<Width> =
+            manifest.layers.iter().flat_map(|l| l.map_widths.iter().copied()).collect();
+        let widths: Vec<String> = widths.iter().rev().map(Width::to_string).collect();
+        let _ = writeln!(
+            html,
+            "<p>{own_maps} layers have scales and zeros of their own at {} bits.</p>",
+            widths.join(",")
+        );
+    }
     html += "<h2>Weight bytes read per precision</h2>\n";
     html += &size_chart(sizes, source_bytes);
     html += "<h2>Signal to quantization noise per layer and width (dB)</h2>\n\

@@ -5,14 +5,18 @@ use std::path::{Path, PathBuf};
 
 use mqc::artifact::manifest::LayerOp;
 use mqc::data::{Tensors, read_npz, write_npz};
+use mqc::trained::Trained;
+use mqc_ir::quant::Grouping;
 use mqc_ir::{DType, Graph, Op, Tensor, Value};
+use mqc_passes::{Options, QuantizeOptions};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 mod common;
 
 use common::python::{pypi_file, script};
-use common::{contents, mqc, repository, run, scratch, succeed};
+use common::trained::{compile_in, expected, random_layer};
+use common::{contents, mqc, repository, run, scratch, succeed, write_model};
 
 const WIDTHS: [&str; 5] = ["8", "6", "4", "3", "2"];
 
@@ -82,8 +86,10 @@ impl Exports {
 
 /// Every format at every width that it has, against `mqc run`; the weights of `float` against the independent reader.
 fn check_variant(options: &str, integers: &[&str], shared: bool) {
-    let folder = compiled(options);
-    let folder = folder.path();
+    check_artifact(compiled(options).path(), integers, shared);
+}
+
+fn check_artifact(folder: &Path, integers: &[&str], shared: bool) {
     run_widths(folder, &WIDTHS);
     for format in ["functions", "float"] {
         Exports::write(folder, format, &WIDTHS).check(folder);
@@ -104,12 +110,17 @@ fn check_variant(options: &str, integers: &[&str], shared: bool) {
     }
 }
 
-/// Compares the weights of `float-WIDTH.onnx` with those that `nested_reader.py` reads.
-fn check_weights(folder: &Path, width: &str) {
+/// The weights of `m.mqc` as the independent reader reads them.
+fn reader_weights(folder: &Path, width: &str) -> Tensors {
     let arguments = ["m.mqc", "--bits", width, "--npz", "weights.npz"];
     let ran = run(script("nested_reader.py").current_dir(folder).args(arguments));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    let expected: Tensors = read_npz(&folder.join("weights.npz")).unwrap();
+    read_npz(&folder.join("weights.npz")).unwrap()
+}
+
+/// Compares the weights of `float-WIDTH.onnx` with those that `nested_reader.py` reads.
+fn check_weights(folder: &Path, width: &str) {
+    let expected = reader_weights(folder, width);
     let graph = mqc_onnx::import::import(&folder.join(format!("float-{width}.onnx"))).unwrap().graph;
     let manifest = mqc::artifact::Manifest::read(&folder.join("m.mqc")).unwrap();
     assert!(!manifest.layers.is_empty());
@@ -181,6 +192,81 @@ fn extra_slices_in_groups_of_128() {
 }
 
 #[test]
+fn maps_per_width_midpoint_per_channel() {
+    check_variant("--affine per-width --bits 6,4,2", &["8", "4", "2"], true);
+}
+
+#[test]
+fn maps_per_width_midpoint_in_groups_of_32() {
+    check_variant("--affine per-width --group-size 32", &["8", "4", "2"], true);
+}
+
+#[test]
+fn maps_per_width_rounded_symmetric() {
+    check_variant("--affine per-width --slice round --scheme symmetric", &["8", "4", "2"], false);
+}
+
+#[test]
+fn maps_per_width_extra_in_groups_of_64() {
+    check_variant("--affine per-width --slice extra --group-size 64", &["8"], false);
+}
+
+#[test]
+fn maps_per_width_of_a_table_and_the_product_tied_to_it() {
+    let folder = scratch();
+    let folder = folder.path();
+    let text = "graph @m(%ids: i64[n]) -> (y: f32[n, 50]) {
+  opset \"\" = 17
+  %table = weight : f32[50, 96] = random(1)
+  %rows = gather %table, %ids {axis = 0} @embed
+  %head = transpose %table {perm = [1, 0]}
+  %y = mat_mul %rows, %head @head
+  return %y
+}";
+    write_model(&folder.join("m.onnx"), text);
+    succeed(
+        folder,
+        "compile m.onnx -o m.mqc --embeddings --affine per-width --bits 6,4,2 --group-size 32 --quiet",
+    );
+    write_npz(&folder.join("in.npz"), &[("ids".to_owned(), Tensor::i64_vector(&[3, 49, 0, -1, 7]))]).unwrap();
+    run_widths(folder, &WIDTHS);
+    for (format, widths) in [("functions", &WIDTHS[..]), ("float", &WIDTHS), ("qdq", &["8", "4", "2"])] {
+        Exports::write(folder, format, widths).check(folder);
+    }
+    Exports::write(folder, "matmulnbits", &["8", "4", "2"]).check(folder);
+}
+
+#[test]
+fn trained_layers_with_maps_of_their_own() {
+    for grouping in [Grouping::PerChannel, Grouping::group(32).unwrap()] {
+        let options = Options { quantize: QuantizeOptions { grouping, ..QuantizeOptions::default() } };
+        let folder = scratch();
+        let folder = folder.path();
+        let layers = compile_in(folder, &digits(), &options, None).unwrap().manifest.layers;
+        let maps = [&[8, 4, 2][..], &[6, 3], &[], &[1], &[5, 4]];
+        let content = layers.iter().zip(maps).enumerate();
+        let content = content.map(|(i, (l, maps))| (l.name.clone(), random_layer(l, maps, i as u64)));
+        let trained = Trained { layers: content.collect(), ..Trained::default() };
+        assert_eq!(trained.layers.len(), 5, "of {} layers", layers.len());
+        compile_in(folder, &digits(), &options, Some(&trained)).unwrap();
+        write_images(&folder.join("in.npz"));
+        for bits in WIDTHS {
+            let read = reader_weights(folder, bits);
+            for layer in layers.iter().filter(|l| trained.layers.contains_key(&l.name)) {
+                let expected = expected(layer, &trained.layers[&layer.name], bits.parse().unwrap());
+                assert_eq!(
+                    read[&layer.name].to_f32_vec().unwrap(),
+                    expected,
+                    "{} at {bits} bits",
+                    layer.name
+                );
+            }
+        }
+        check_artifact(folder, &["8", "4", "2"], true);
+    }
+}
+
+#[test]
 fn graph_onnx_itself_runs_at_its_default_of_8_bits() {
     let folder = compiled("");
     run_widths(folder.path(), &["8"]);
@@ -189,8 +275,11 @@ fn graph_onnx_itself_runs_at_its_default_of_8_bits() {
 
 #[test]
 fn a_sliced_artifact_gives_the_same_outputs() {
-    for mode in ["midpoint", "round", "extra"] {
-        let folder = compiled(&format!("--slice {mode}"));
+    let maps = ["shared", "per-width --bits 8,6,4,2"];
+    for (mode, affine) in
+        ["midpoint", "round", "extra"].into_iter().flat_map(|mode| maps.map(|maps| (mode, maps)))
+    {
+        let folder = compiled(&format!("--slice {mode} --affine {affine}"));
         let folder = folder.path();
         run_widths(folder, &["4", "2"]);
         succeed(folder, "slice m.mqc --bits 4 -o sliced.mqc --quiet");
@@ -200,7 +289,7 @@ fn a_sliced_artifact_gives_the_same_outputs() {
             assert_eq!(
                 of(format!("y{width}.npz")),
                 of(format!("sliced{width}.npz")),
-                "{mode} at {width} bits"
+                "{mode} {affine} at {width} bits"
             );
         }
         succeed(folder, "verify sliced.mqc");

@@ -159,6 +159,8 @@ fn compilations() {
                 output: &output,
                 force: true,
                 options: &options,
+                affine: mqc_ir::quant::Affine::PerWidth,
+                trained: None,
                 activations: mqc_ir::Activations::default(),
                 debug: &debug,
             };

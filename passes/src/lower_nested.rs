@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use mqc_ir::op::{Nested, WeightLayout};
+use mqc_ir::quant::Width;
 use mqc_ir::{DType, Graph, Node, NodeId, Op, Operands, Tensor, Type, Value, ValueInfo};
 
 use crate::walk::for_each_graph;
@@ -17,10 +18,12 @@ use crate::{Error, Layer};
 /// The stored parts of a nested weight.
 #[derive(Clone, Debug)]
 pub struct NestedTensors {
-    /// f32 [N, G].
+    /// f32 [N, G]; [1 + map_widths, N, G] when there are any: see [`Nested`].
     pub scale: Tensor,
-    /// f32 [N, G].
+    /// As `scale`.
     pub zero: Tensor,
+    /// The widths with a scale and a zero of their own, wide first.
+    pub map_widths: Vec<Width>,
     /// Leading bit planes, u8 [N, ceil(K/8)].
     pub planes: Vec<Tensor>,
 }
@@ -82,6 +85,7 @@ fn lower(graph: &mut Graph, quantize: NodeId, layer: &Layer, tensors: &NestedTen
         mode: layer.spec.mode,
         grouping: layer.spec.grouping,
         cols: layer.cols as u64,
+        map_widths: tensors.map_widths.clone(),
     };
     for (slice, _) in graph.users(float_codes) {
         for (dequantize, _) in graph.users(Value { node: slice, slot: 0 }) {

@@ -1,7 +1,5 @@
 //! Reads the weight of a nested node out of the constants that are its operands.
 
-use std::collections::BTreeMap;
-
 use mqc_ir::op::Nested;
 use mqc_ir::{DType, Graph, NodeId, Op, Tensor};
 
@@ -13,6 +11,14 @@ pub fn nested_parts(op: &Op) -> Option<(&Nested, usize)> {
     match op {
         Op::NestedMatMul(nested) | Op::NestedGather(nested) => Some((nested, 4)),
         Op::NestedConv { nested, .. } => Some((nested, 5)),
+        _ => None,
+    }
+}
+
+/// What a nested node says of its weight, to change it; `None` for other nodes.
+pub fn nested_mut(op: &mut Op) -> Option<&mut Nested> {
+    match op {
+        Op::NestedMatMul(nested) | Op::NestedGather(nested) | Op::NestedConv { nested, .. } => Some(nested),
         _ => None,
     }
 }
@@ -37,20 +43,26 @@ pub fn nested_weight(graph: &Graph, id: NodeId) -> Result<Option<NestedWeight>, 
     let rows = planes.first().and_then(|p| p.shape().first().copied());
     let rows =
         rows.ok_or_else(|| malformed("the node has no bit planes, expected u8 [N, ceil(K / 8)]".to_owned()))?;
-    let floats = |slot: usize, what: &str| -> Result<Floats, Error> {
-        let tensor = constant(slot, what)?;
-        match tensor.dtype() {
-            DType::F32 => {
-                Floats::from_le_bytes(tensor.bytes().clone()).map_err(|e| malformed(format!("{what}: {e}")))
-            }
-            other => Err(malformed(format!("{what} is {other}, expected f32"))),
+    // One for all widths, then one for each of those that have their own.
+    let maps = |slot: usize, what: &str| -> Result<Vec<Floats>, Error> {
+        let (tensor, count) = (constant(slot, what)?, 1 + nested.map_widths.len());
+        let (found, bytes) = (tensor.dtype(), tensor.bytes());
+        if found != DType::F32 || !bytes.len().is_multiple_of(count) {
+            let shape = tensor.shape();
+            return Err(malformed(format!("{what} is {found} {shape:?}, expected f32 of {count} maps")));
         }
+        let map = bytes.len() / count;
+        let floats = (0..count).map(|i| Floats::from_le_bytes(bytes.slice(i * map..(i + 1) * map)));
+        floats.collect::<Result<_, _>>().map_err(|e| malformed(format!("{what}: {e}")))
     };
-    let map = AffineMap { scale: floats(2, "scale")?, zero: floats(3, "zero")? };
+    let (scale, zero) = (maps(2, "scale")?, maps(3, "zero")?);
+    let mut maps = scale.into_iter().zip(zero).map(|(scale, zero)| AffineMap { scale, zero });
+    let map = maps.next().ok_or_else(|| malformed("the node has no scale".to_owned()))?;
+    let per_width = nested.map_widths.iter().copied().zip(maps).collect();
     let planes = planes.iter().map(|p| p.bytes().clone()).collect();
     let cols =
         usize::try_from(nested.cols).map_err(|_| malformed(format!("{} columns do not fit", nested.cols)))?;
-    NestedWeight::new((rows, cols), nested.grouping, nested.mode, planes, map, BTreeMap::new())
+    NestedWeight::new((rows, cols), nested.grouping, nested.mode, planes, map, per_width)
         .map(Some)
         .map_err(|e| malformed(format!("{e} (node {})", graph.label(id))))
 }

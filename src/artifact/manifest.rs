@@ -22,8 +22,8 @@ pub const FILE: &str = "manifest.json";
 /// What `format` says.
 pub const FORMAT: &str = "mqc";
 
-/// The format version that this mqc writes, and the newest that it reads.
-pub const VERSION: u32 = 1;
+/// The format version that this mqc writes, and the newest that it reads: from 1 on, all.
+pub const VERSION: u32 = 2;
 
 /// What `created_by` says for artifacts of this mqc.
 pub const CREATED_BY: &str = concat!("mqc ", env!("CARGO_PKG_VERSION"));
@@ -119,6 +119,12 @@ pub struct Layer {
     pub scheme: Scheme,
     /// How the range was chosen.
     pub range: RangeMethod,
+    /// Whether codes and maps were learned. Then scheme and range say what they were before.
+    #[serde(default)]
+    pub trained: bool,
+    /// The widths that have an affine map of their own, wide first: see [`mqc_ir::op::Nested`].
+    #[serde(default)]
+    pub map_widths: Vec<Width>,
     /// Number of weights, rows * cols.
     pub parameters: u64,
     /// Size of one bit plane.
@@ -156,8 +162,13 @@ pub struct FileEntry {
 impl Layer {
     /// The matrix in the store.
     pub fn geometry(&self) -> LayerGeometry {
-        let groups = self.group_size.groups(self.cols);
-        LayerGeometry { name: self.name.clone(), rows: self.rows, cols: self.cols, groups }
+        let (groups, maps) = (self.group_size.groups(self.cols), 1 + self.map_widths.len());
+        LayerGeometry { name: self.name.clone(), rows: self.rows, cols: self.cols, groups, maps }
+    }
+
+    /// Bytes of the scales and zeros that one width reads.
+    pub fn map_bytes(&self) -> u64 {
+        self.scale_bytes / (1 + self.map_widths.len() as u64)
     }
 }
 
@@ -230,8 +241,8 @@ impl Manifest {
         let field = |name: &str, expected: &str, found: &dyn ToString| {
             Err(Error::field(path, name, expected, found.to_string()))
         };
-        if self.version != VERSION {
-            return field("version", "1", &self.version);
+        if !(1..=VERSION).contains(&self.version) {
+            return field("version", &format!("1 to {VERSION}"), &self.version);
         }
         if !(1..=8).contains(&self.planes) {
             return field("planes", "1 to 8", &self.planes);
@@ -278,6 +289,15 @@ impl Layer {
                     format!("{} from shape {:?} and layout {:?}", text(expected), self.shape, self.layout);
                 return Err(Error::field(path, format!("{at}.{name}"), expected, text(found)));
             }
+        }
+        if self.map_widths.windows(2).any(|pair| pair[0] <= pair[1]) {
+            let found = format!("{:?}", self.map_widths.iter().map(|w| w.bits()).collect::<Vec<_>>());
+            return Err(Error::field(
+                path,
+                format!("{at}.map_widths"),
+                "different widths, wide first",
+                found,
+            ));
         }
         Ok(())
     }

@@ -87,12 +87,8 @@ impl Artifact {
 
     /// Names of the tensors that a layer reads at `width`: scale, zero and bit planes.
     pub fn tensor_names(&self, layer: &Layer, width: Width) -> Vec<String> {
-        let of_width = |at: String, base: String| if self.store.info(&at).is_ok() { at } else { base };
-        let name = &layer.name;
-        let scale = of_width(store::scale_name_at(name, width), store::scale_name(name));
-        let zero = of_width(store::zero_name_at(name, width), store::zero_name(name));
-        let planes = (0..layer.mode.planes_read(width)).map(|p| store::plane_name(name, p));
-        [scale, zero].into_iter().chain(planes).collect()
+        let planes = (0..layer.mode.planes_read(width)).map(|p| store::plane_name(&layer.name, p));
+        affine_names(layer).into_iter().chain(planes).collect()
     }
 
     /// Names of the tensors that no layer owns: weights that were left alone.
@@ -133,11 +129,9 @@ impl Artifact {
     }
 }
 
-/// Names that the scales and zeros of a layer can have.
-fn affine_names(layer: &Layer) -> Vec<String> {
-    let at = |w| [store::scale_name_at(&layer.name, w), store::zero_name_at(&layer.name, w)];
-    let base = [store::scale_name(&layer.name), store::zero_name(&layer.name)];
-    base.into_iter().chain(Width::all().flat_map(at)).collect()
+/// Names of a layer's scales and zeros.
+fn affine_names(layer: &Layer) -> [String; 2] {
+    [store::scale_name(&layer.name), store::zero_name(&layer.name)]
 }
 
 /// Whether the store holds what the manifest describes.
@@ -173,15 +167,10 @@ fn check_store(manifest: &Manifest, store: &Store) -> Result<()> {
 
 fn check_layer(layer: &Layer, store: &Store) -> Result<()> {
     let geometry = layer.geometry();
-    let plane = (store::plane_name(&layer.name, 0), DType::U8, [geometry.rows, geometry.row_bytes()]);
+    let plane = (store::plane_name(&layer.name, 0), DType::U8, vec![geometry.rows, geometry.row_bytes()]);
+    let affine = affine_names(layer).map(|name| (name, DType::F32, geometry.map_shape()));
     let mut scale_bytes = 0;
-    let affine = affine_names(layer);
-    let (needed, optional) = affine.split_at(2);
-    let pairs = optional.chunks(2).filter(|pair| pair.iter().any(|name| store.info(name).is_ok()));
-    let there = pairs.flatten();
-    let affine =
-        needed.iter().chain(there).map(|name| (name.clone(), DType::F32, [geometry.rows, geometry.groups]));
-    for (name, dtype, shape) in affine.chain([plane]) {
+    for (name, dtype, shape) in affine.into_iter().chain([plane]) {
         let info = store.info(&name)?;
         if info.dtype != dtype || info.shape != shape {
             let (expected, found) = (format!("{dtype} {shape:?} as in the manifest"), &info.shape);

@@ -32,6 +32,8 @@ fn layer(name: &str, rows: usize, cols: usize, mode: SliceMode, group_size: Grou
         mode,
         scheme: Scheme::Asymmetric,
         range: RangeMethod::Minmax,
+        trained: false,
+        map_widths: vec![],
         parameters: (rows * cols) as u64,
         bytes_per_plane: (rows * cols.div_ceil(8)) as u64,
         scale_bytes: (8 * rows * group_size.groups(cols)) as u64,
@@ -78,10 +80,11 @@ fn write(target: &Path, force: bool, layers: Vec<Layer>) -> Result<PathBuf> {
     let writer = Writer::create(&folder.path(store::FILE), Layout::new(vec![bias], geometries.clone(), 8)?)?;
     writer.write_resident("bias", &[5; 12])?;
     for (l, g) in geometries.iter().enumerate() {
-        let mut layer = writer.layer(&g.name)?;
         let planes: Vec<Vec<u8>> = (0..8).map(|p| vec![(17 * p + l) as u8; g.rows * g.row_bytes()]).collect();
-        layer.push_rows(&planes, &vec![0.5; g.rows * g.groups], &vec![3.0; g.rows * g.groups])?;
-        layer.finish()?;
+        let values = |from: usize| -> Vec<f32> {
+            (0..g.maps).flat_map(|map| vec![(from + map) as f32; g.rows * g.groups]).collect()
+        };
+        writer.write_layer(&g.name, &planes, &values(1), &values(3))?;
     }
     let mut manifest = manifest_of(layers, 8);
     manifest.tensors = writer.finish()?;
@@ -214,8 +217,8 @@ fn contradictions_name_file_and_field() {
     type Change = fn(&mut serde_json::Value);
     let cases: &[(Change, &str)] = &[
         (|m| m["format"] = json!("zip"), "manifest.json: format: expected \"mqc\", found \"zip\""),
-        (|m| m["version"] = json!(2), "manifest.json: format version 2 was written by a newer mqc"),
-        (|m| m["version"] = json!(0), "version: expected 1, found 0"),
+        (|m| m["version"] = json!(3), "manifest.json: format version 3 was written by a newer mqc"),
+        (|m| m["version"] = json!(0), "version: expected 1 to 2, found 0"),
         (|m| m["planes"] = json!(9), "planes: expected 1 to 8, found 9"),
         (|m| m["planes"] = json!(3), "bits: expected widths that 3 planes give, found 8"),
         (|m| m["unknown"] = json!(0), "not the JSON"),
@@ -241,6 +244,14 @@ fn contradictions_name_file_and_field() {
             "scale_bytes of layer \"fc1\": expected 4 as in the manifest, found 24",
         ),
         (|m| m["layers"][0]["group_size"] = json!(8), "tensor \"fc1.scale\": shape: expected f32 [3, 2]"),
+        (
+            |m| m["layers"][0]["map_widths"] = json!([4]),
+            "tensor \"fc1.scale\": shape: expected f32 [2, 3, 1]",
+        ),
+        (
+            |m| m["layers"][0]["map_widths"] = json!([2, 4]),
+            "layers[0] (fc1).map_widths: expected different widths, wide first, found [2, 4]",
+        ),
         (|m| m["layers"][0]["name"] = json!("other"), "layer 0: expected Some(\"other\") as in the manifest"),
         (|m| m["layers"] = json!([]), "layer 0: expected None"),
         (|m| m["tensors"]["x"] = json!(""), "there is no tensor \"x\""),
@@ -267,7 +278,7 @@ fn a_nonfinite_ratio_is_null() {
     assert_eq!((manifest::decibels(f64::NAN), manifest::decibels(1.23456)), (None, Some(1.235)));
 }
 
-fn write_graph(dir: &Path, _: &Store) -> std::io::Result<()> {
+fn write_graph(dir: &Path, _: &Manifest, _: &Store) -> std::io::Result<()> {
     fs::write(dir.join(GRAPH), b"sliced")
 }
 
@@ -301,11 +312,63 @@ proptest! {
 }
 
 #[test]
+fn a_slice_keeps_the_maps_that_it_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = |name: &str, mode: SliceMode, bits: &[u8]| {
+        let map_widths: Vec<Width> = bits.iter().map(|bits| width(*bits)).collect();
+        let plain = layer(name, 3, 10, mode, Grouping::Group(8));
+        Layer { scale_bytes: plain.scale_bytes * (1 + bits.len() as u64), map_widths, ..plain }
+    };
+    let layers = vec![own("m", SliceMode::Midpoint, &[6, 4, 2]), own("r", SliceMode::Round, &[6, 5, 3])];
+    let whole = Artifact::open(&write(&dir.path().join("m"), false, layers).unwrap()).unwrap();
+    assert_eq!(whole.store().tensor("m.scale").unwrap().1, [4, 3, 2]);
+    // Of each slice the widths with maps, and the number of the map in front: the first of the whole is 1.
+    for (bits, midpoint, round) in [
+        (8, (&[6, 4, 2][..], 1), (&[6, 5, 3][..], 1)),
+        (6, (&[6, 4, 2], 1), (&[5, 3], 2)),
+        // Five planes: mode midpoint reads 5 bits of them.
+        (4, (&[4, 2], 2), (&[3], 3)),
+        (2, (&[2], 3), (&[], 4)),
+        (1, (&[], 4), (&[], 4)),
+    ] {
+        let path = dir.path().join(format!("s{bits}"));
+        let sliced = Artifact::open(&whole.slice(width(bits), &path, false, write_graph).unwrap()).unwrap();
+        sliced.verify_all().unwrap();
+        for (name, (widths, first)) in [("m", midpoint), ("r", round)] {
+            let found: Vec<u8> = sliced.layer(name).unwrap().map_widths.iter().map(|w| w.bits()).collect();
+            assert_eq!(found, widths, "{name} at {bits}");
+            let (_, _, zero) = sliced.store().tensor(&format!("{name}.zero")).unwrap();
+            let zero: Vec<f32> =
+                zero.chunks(24).map(|map| f32::from_le_bytes(map[..4].try_into().unwrap())).collect();
+            let expected: Vec<f32> = (0..=widths.len()).map(|map| (2 + first + map) as f32).collect();
+            assert_eq!(zero, expected, "{name} at {bits}");
+        }
+    }
+}
+
+#[test]
+fn version_1_opens_and_its_slice_is_of_this_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = sample(dir.path());
+    let old = reopened(&path, |m| {
+        m["version"] = serde_json::json!(1);
+        for layer in m["layers"].as_array_mut().unwrap() {
+            let layer = layer.as_object_mut().unwrap();
+            assert!(layer.remove("map_widths").is_some() && layer.remove("trained").is_some());
+        }
+    });
+    let old = old.unwrap();
+    assert_eq!((old.manifest().version, old.manifest().layers.clone()), (1, two_layers()));
+    let sliced = old.slice(width(4), &dir.path().join("s"), false, write_graph).unwrap();
+    assert_eq!(Artifact::open(&sliced).unwrap().manifest().version, manifest::VERSION);
+}
+
+#[test]
 fn a_slice_may_replace_its_source_and_fails_without_a_trace() {
     let dir = tempfile::tempdir().unwrap();
     let path = sample(dir.path());
     let artifact = Artifact::open(&path).unwrap();
-    let error = artifact.slice(width(4), &path, true, |_, _| Err("no graph")).unwrap_err();
+    let error = artifact.slice(width(4), &path, true, |_, _, _| Err("no graph")).unwrap_err();
     assert!(matches!(error, Error::Rewrite { .. }), "{error}");
     assert!(matches!(artifact.slice(width(4), &path, false, write_graph), Err(Error::Exists { .. })));
     artifact.verify_all().unwrap();

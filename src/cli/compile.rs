@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use mqc_ir::Activations;
-use mqc_ir::quant::{Grouping, RangeMethod, Scheme, SliceMode, Widths};
+use mqc_ir::quant::{Affine, Grouping, RangeMethod, Scheme, SliceMode, Widths};
 use mqc_passes::{Debug, LayerOverride, Options, QuantizeOptions};
 use serde::Deserialize;
 
@@ -45,7 +45,7 @@ struct Destination {
 }
 
 /// How to quantize.
-#[derive(clap::Args, Default, Deserialize)]
+#[derive(clap::Args, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Settings {
     /// The widths that count [default: 8,4,2]; every width from 1 to 8 can be run.
@@ -63,6 +63,10 @@ pub struct Settings {
     /// How ranges are chosen: minmax, or mse, which searches the clipping with the least error over --bits [default: minmax].
     #[arg(long)]
     range: Option<RangeMethod>,
+    /// shared: all widths read a weight with one scale and zero point per channel or group; per-width: each of --bits has its
+    /// own, fitted to the codes by least squares [default: shared].
+    #[arg(long)]
+    affine: Option<Affine>,
     /// So many weights share a scale (32, 64, 128); a whole output channel if not given.
     #[arg(long, value_parser = group_size)]
     group_size: Option<Grouping>,
@@ -135,6 +139,7 @@ impl Args {
         let output = self.destination.output.or(file.destination.output);
         let output = output.unwrap_or_else(|| self.model.with_extension("mqc"));
         let activations = settings.activations.unwrap_or_default();
+        let affine = settings.affine.unwrap_or_default();
         let options = Options { quantize: settings.quantize()? };
         let bar = ui.progress("compiling", 1000);
         let mut shown = 0;
@@ -148,6 +153,8 @@ impl Args {
             output: &output,
             force: self.destination.force || file.destination.force,
             options: &options,
+            affine,
+            trained: None,
             activations,
             debug: &debug.to_debug(),
         };
@@ -204,6 +211,7 @@ impl Settings {
             scheme: self.scheme.or(other.scheme),
             slice: self.slice.or(other.slice),
             range: self.range.or(other.range),
+            affine: self.affine.or(other.affine),
             group_size: self.group_size.or(other.group_size),
             activations: self.activations.or(other.activations),
             embeddings: self.embeddings.or(other.embeddings),
@@ -212,6 +220,16 @@ impl Settings {
             allow_nonfinite: self.allow_nonfinite.or(other.allow_nonfinite),
             layer: other.layer,
         }
+    }
+
+    /// How runs round activations.
+    pub fn activations(&self) -> Activations {
+        self.activations.unwrap_or_default()
+    }
+
+    /// Which maps widths have, where it was said.
+    pub fn affine(&self) -> Option<Affine> {
+        self.affine
     }
 
     /// As the pass takes them.
@@ -300,6 +318,7 @@ mod tests {
                 "\"midpoint\"",
                 "\"mse\"",
                 "\"symmetric\"",
+                "\"per-width\"",
                 "\"int8\"",
                 "64",
             ];

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Outcome;
 use super::ui::{Ui, bytes, decibel, table};
-use crate::artifact::{Artifact, Manifest};
+use crate::artifact::{Artifact, Layer, Manifest};
 use crate::report;
 
 #[derive(clap::Args)]
@@ -55,13 +55,13 @@ impl Args {
             manifest.activations,
         ))?;
         let shown: Vec<Width> = self.bits.iter().filter(|w| *w <= widest).collect();
-        let header = ["layer", "op", "shape", "group"].map(str::to_owned).into_iter();
-        let mut layers = table(header.chain(shown.iter().map(|w| format!("dB at {w}"))), 4);
+        let header = ["layer", "op", "shape", "group", "own maps"].map(str::to_owned).into_iter();
+        let mut layers = table(header.chain(shown.iter().map(|w| format!("dB at {w}"))), 5);
         for layer in &manifest.layers {
             let group =
                 Option::<u32>::from(layer.group_size).map_or_else(|| "row".to_owned(), |g| g.to_string());
-            let mut row =
-                vec![layer.name.clone(), format!("{:?}", layer.op), format!("{:?}", layer.shape), group];
+            let mut row = vec![layer.name.clone(), format!("{:?}", layer.op), format!("{:?}", layer.shape)];
+            row.extend([group, own_maps(layer)]);
             row.extend(shown.iter().map(|w| decibel(layer.sqnr_db.get(w).copied().flatten())));
             layers.add_row(row);
         }
@@ -84,4 +84,11 @@ impl Args {
         }
         Ok(Outcome::Passed)
     }
+}
+
+/// The widths that have an affine map of their own, and whether it was learned.
+fn own_maps(layer: &Layer) -> String {
+    let widths: Vec<String> = layer.map_widths.iter().map(Width::to_string).collect();
+    let widths = if widths.is_empty() { "-".to_owned() } else { widths.join(",") };
+    if layer.trained { format!("{widths} trained") } else { widths }
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 
 pub mod decoder;
 pub mod python;
+pub mod trained;
 
 /// A file of the repository.
 pub fn repository(path: &str) -> PathBuf {

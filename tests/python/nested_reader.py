@@ -2,8 +2,8 @@
 
     nested_reader.py ARTIFACT_DIR --bits 4 --npz out.npz
 
-ARTIFACT_DIR holds manifest.json, whose `layers` name the weights ({name, rows, cols, group_size, mode}; group_size null is
-one group a row), and weights.safetensors, which may be cut short: whatever planes are complete can be read. Writes every
+ARTIFACT_DIR holds manifest.json, whose `layers` name the weights ({name, rows, cols, group_size, mode, map_widths};
+group_size null is one group a row, map_widths absent is none), and weights.safetensors, which may be cut short: whatever planes are complete can be read. Writes every
 layer's float32 weight [rows, cols] at that width under its name.
 """
 import argparse
@@ -76,12 +76,14 @@ def sliced_level(store, name, rows, cols, bits, mode):
     return (rounded * step).astype(np.float32)
 
 
-def weight(store, name, rows, cols, bits, mode, group_size=None):
-    """The float32 weight [rows, cols] at `bits`: scale * (level - zero), with the width's own map where there is one."""
+def weight(store, name, rows, cols, bits, mode, group_size=None, map_widths=()):
+    """The float32 weight [rows, cols] at `bits`: scale * (level - zero), with the map of the nearest wider width."""
     group = group_size or max(cols, 1)
-    suffix = f".r{bits}" if f"{name}.scale.r{bits}" in store.header else ""
     shape = (rows, -(-cols // group) if cols else 1)
-    scale, zero = (store.tensor(f"{name}.{kind}{suffix}", "F32", shape) for kind in ("scale", "zero"))
+    stacked = (1 + len(map_widths), *shape) if map_widths else shape
+    scale, zero = (store.tensor(f"{name}.{kind}", "F32", stacked) for kind in ("scale", "zero"))
+    place = sum(width >= bits for width in map_widths)
+    scale, zero = (maps[place] if map_widths else maps for maps in (scale, zero))
     scale, zero = (np.repeat(map_, group, axis=1)[:, :cols] for map_ in (scale, zero))
     return scale * (sliced_level(store, name, rows, cols, bits, mode) - zero)
 
@@ -92,7 +94,14 @@ def read(artifact, bits):
     store = Store(artifact / "weights.safetensors")
     return {
         layer["name"]: weight(
-            store, layer["name"], layer["rows"], layer["cols"], bits, layer["mode"], layer.get("group_size")
+            store,
+            layer["name"],
+            layer["rows"],
+            layer["cols"],
+            bits,
+            layer["mode"],
+            layer.get("group_size"),
+            layer.get("map_widths", ()),
         )
         for layer in manifest["layers"]
     }

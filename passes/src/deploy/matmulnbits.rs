@@ -42,7 +42,7 @@ pub fn gather(scope: &mut Scope, site: &Site) -> Result<Value, Error> {
 /// The slices of codes that widths share: their number of bits, from the most significant on.
 const SLICES: [u8; 3] = [2, 2, 4];
 
-/// The sum of a product over each slice that the width has.
+/// The sum of a product over each slice that the width has. Scales are of the width's map: those of another have another name.
 pub fn shared(scope: &mut Scope, site: &Site, accuracy: AccuracyLevel) -> Result<Value, Error> {
     if site.weight.mode() != SliceMode::Midpoint {
         return Err(site.error(format!(
@@ -70,9 +70,10 @@ pub fn shared(scope: &mut Scope, site: &Site, accuracy: AccuracyLevel) -> Result
             let shape = vec![levels.rows, levels.cols.div_ceil(block), block * usize::from(bits) / 8];
             Ok(Tensor::new(DType::U8, shape, pack_rows(&slice, levels.cols, bits, block).into())?)
         })?;
-        let scales = scope.constant(&site.constant_name(&format!("scale{range}")), || {
-            block_scales(&levels, block, weight_of_slice)
-        })?;
+        let scales = scope
+            .constant(&site.constant_name(&format!("scale{range}{}", map_name(site))), || {
+                block_scales(&levels, block, weight_of_slice)
+            })?;
         let op = product(&levels, bits, block, accuracy);
         let operands = [site.x, codes, scales];
         products.push(match first {
@@ -87,6 +88,13 @@ pub fn shared(scope: &mut Scope, site: &Site, accuracy: AccuracyLevel) -> Result
     };
     let offsets = levels.offsets(std::iter::repeat(zero_point));
     correct_product(scope, site, &levels, sum, &offsets)
+}
+
+/// What tells the names of constants of the map in force from those of the others; empty for the first.
+fn map_name(site: &Site) -> String {
+    let (maps, in_force) = (site.weight.maps(), site.weight.map(site.width));
+    let own = maps.iter().skip(1).find(|(_, map)| std::ptr::eq(*map, in_force));
+    own.map_or_else(String::new, |(width, _)| format!(".r{width}"))
 }
 
 fn default_zero_point(bits: u8) -> f64 {

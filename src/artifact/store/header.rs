@@ -12,7 +12,7 @@ use super::HEADER;
 use crate::artifact::error::{Error, Result};
 
 const FORMAT: &str = "mqc";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Bytes of the length in front of the JSON.
 const PREFIX: usize = 8;
@@ -193,11 +193,11 @@ fn check_metadata(path: &Path, metadata: Option<Metadata>) -> Result<()> {
         ));
     };
     match metadata.version.parse::<u32>() {
-        Ok(VERSION) => Ok(()),
+        Ok(1..=VERSION) => Ok(()),
         Ok(newer) if newer > VERSION => {
             Err(Error::NewerVersion { path: path.to_path_buf(), found: metadata.version, supported: VERSION })
         }
-        _ => Err(Error::field(path, "__metadata__.version", VERSION, metadata.version)),
+        _ => Err(Error::field(path, "__metadata__.version", format!("1 to {VERSION}"), metadata.version)),
     }
 }
 

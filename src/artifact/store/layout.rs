@@ -6,7 +6,7 @@ use super::header::{self, Table, TensorInfo};
 use super::{HEADER, parse_plane_name, plane_name, scale_name, zero_name};
 use crate::artifact::error::{Error, Result};
 
-/// A tensor that is stored whole: a float tensor that was left alone, or a layer's scales at one width.
+/// A tensor that no layer owns: a float tensor that was left alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResidentTensor {
     /// Its name.
@@ -28,12 +28,22 @@ pub struct LayerGeometry {
     pub cols: usize,
     /// Scales and zeros of a row, at least 1.
     pub groups: usize,
+    /// Affine maps, at least 1: more where widths have their own.
+    pub maps: usize,
 }
 
 impl LayerGeometry {
     /// Bytes of a plane's row.
     pub fn row_bytes(&self) -> usize {
         self.cols.div_ceil(8)
+    }
+
+    /// Shape of the scales, and of the zeros.
+    pub fn map_shape(&self) -> Vec<usize> {
+        match self.maps {
+            1 => vec![self.rows, self.groups],
+            maps => vec![maps, self.rows, self.groups],
+        }
     }
 }
 
@@ -42,7 +52,6 @@ impl LayerGeometry {
 pub struct Layout {
     pub(super) table: Table,
     pub(super) header: Vec<u8>,
-    pub(super) layers: Vec<LayerGeometry>,
     pub(super) planes: usize,
 }
 
@@ -52,7 +61,7 @@ impl Layout {
     ///
     /// # Errors
     /// Two tensors of one name, an element type or a name that the store cannot hold, a size that overflows, `planes`
-    /// outside 1..=8, a layer without groups.
+    /// outside 1..=8, a layer without groups or maps.
     pub fn new(
         mut resident: Vec<ResidentTensor>,
         layers: Vec<LayerGeometry>,
@@ -70,18 +79,15 @@ impl Layout {
             }
         }
         for layer in &layers {
-            if layer.groups == 0 {
-                return Err(refused(
-                    &scale_name(&layer.name),
-                    "a row needs at least one group, found 0".into(),
-                ));
+            for (what, count) in
+                [("a row needs at least one group", layer.groups), ("a layer needs a map", layer.maps)]
+            {
+                if count == 0 {
+                    return Err(refused(&scale_name(&layer.name), format!("{what}, found 0")));
+                }
             }
             for name in [scale_name(&layer.name), zero_name(&layer.name)] {
-                resident.push(ResidentTensor {
-                    name,
-                    dtype: DType::F32,
-                    shape: vec![layer.rows, layer.groups],
-                });
+                resident.push(ResidentTensor { name, dtype: DType::F32, shape: layer.map_shape() });
             }
         }
         resident.sort_by(|a, b| b.dtype.bits().cmp(&a.dtype.bits()).then_with(|| a.name.cmp(&b.name)));
@@ -92,7 +98,7 @@ impl Layout {
             tensors.extend(layers.iter().map(named));
         }
         let (table, header) = header::encode(tensors)?;
-        Ok(Layout { table, header, layers, planes })
+        Ok(Layout { table, header, planes })
     }
 
     /// Whether a tensor of this name and element type can be resident. One that cannot stays inside `graph.onnx`.

@@ -9,12 +9,10 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use mqc_ir::quant::Width;
-
 pub use header::TensorInfo;
 pub use layout::{LayerGeometry, Layout, ResidentTensor};
 pub use read::Store;
-pub use write::{LayerWriter, Writer};
+pub use write::Writer;
 
 /// The name of the store in an artifact's folder.
 pub const FILE: &str = "weights.safetensors";
@@ -22,24 +20,14 @@ pub const FILE: &str = "weights.safetensors";
 /// The key of the header among the checksums. No tensor can have this name: safetensors reserves it.
 pub const HEADER: &str = "__metadata__";
 
-/// Name of the scales of a layer, f32 [rows, groups].
+/// Name of the scales of a layer, f32 [rows, groups] or [maps, rows, groups].
 pub fn scale_name(layer: &str) -> String {
     format!("{layer}.scale")
 }
 
-/// Name of the zero points of a layer, f32 [rows, groups].
+/// Name of the zero points of a layer, of the same type.
 pub fn zero_name(layer: &str) -> String {
     format!("{layer}.zero")
-}
-
-/// Name of the scales that take the place of [`scale_name`] at one width.
-pub fn scale_name_at(layer: &str, width: Width) -> String {
-    format!("{layer}.scale.r{width}")
-}
-
-/// Name of the zero points that take the place of [`zero_name`] at one width.
-pub fn zero_name_at(layer: &str, width: Width) -> String {
-    format!("{layer}.zero.r{width}")
 }
 
 /// Name of a bit plane of a layer, u8 [rows, ceil(cols / 8)]; plane 0 holds the most significant bits.

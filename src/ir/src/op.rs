@@ -221,7 +221,7 @@ pub enum Op {
         width: Width,
         mode: SliceMode,
     },
-    /// x [.., K], width i64 [], scale [N, G], zero [N, G], plane u8 [N, ceil(K/8)] ... -> x W^T [.., N].
+    /// x [.., K], width i64 [], scale, zero, plane u8 [N, ceil(K/8)] ... -> x W^T [.., N]; scale and zero as [`Nested`] says.
     NestedMatMul(Nested),
     /// `x [B, C, ..], width, scale, zero, bias? [M], plane ... -> the convolution [B, M, ..]`; rows are output channels.
     NestedConv {
@@ -448,6 +448,11 @@ pub struct Nested {
     pub grouping: Grouping,
     /// K: planes are padded to whole bytes.
     pub cols: u64,
+    /// The widths that have a scale and a zero of their own, wide first. Without any, scale and zero are f32 [N, G];
+    /// otherwise [1 + widths, N, G]: what all others use, then those of each. A width uses the map of the nearest wider
+    /// one (or itself) that has its own, else the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub map_widths: Vec<Width>,
 }
 
 /// An ONNX node that the compiler need not understand. Graph-valued attributes are the node's subgraphs.

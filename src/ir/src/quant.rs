@@ -290,6 +290,44 @@ impl FromStr for RangeMethod {
     }
 }
 
+/// Whether all widths read a weight with one scale and zero point.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Affine {
+    /// One for all widths.
+    #[default]
+    Shared,
+    /// One for each width that counts; the others use that of the nearest wider one.
+    PerWidth,
+}
+
+impl Affine {
+    /// The name on the command line and in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Affine::Shared => "shared",
+            Affine::PerWidth => "per-width",
+        }
+    }
+}
+
+impl fmt::Display for Affine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Affine {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Affine, ParseError> {
+        [Affine::Shared, Affine::PerWidth]
+            .into_iter()
+            .find(|a| a.name() == text)
+            .ok_or_else(|| ParseError::new("shared or per-width", text))
+    }
+}
+
 /// Which weights share a scale and a zero point.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Option<u32>", into = "Option<u32>")]

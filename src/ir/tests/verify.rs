@@ -17,7 +17,7 @@ fn errors(graph: &Graph) -> Vec<String> {
 /// The errors of a body with inputs of common types.
 fn of(body: &str) -> Vec<String> {
     let inputs = "%f: f32[2, 3], %h: f16[2, 3], %i: i64[3], %j: i32[3], %b: bool[2, 3], %u: u8[2, 1], %w: i64[], \
-                  %s: f32[2, 1], %v: f32[2], %any: ?";
+                  %s: f32[2, 1], %v: f32[2], %t: f32[2, 2, 1], %any: ?";
     let text = format!("graph @g({inputs}) -> () {{\n{body}\nreturn\n}}");
     errors(&parse(&text, &NoWeights).unwrap_or_else(|e| panic!("{e}\n{text}")))
 }
@@ -270,6 +270,14 @@ fn the_nested_dialect_must_fit() {
         (
             "%r = weight : i64[] = 9\n%0 = nested_gather %i, %r, %s, %s, %u {layer = fc, mode = round, cols = 3} @n",
             &["node n (nested_gather): the width is 9, expected 1 to 8"],
+        ),
+        (
+            "%0 = nested_mat_mul %f, %w, %s, %t, %u {layer = fc, mode = midpoint, cols = 3, map_widths = [2, 4]} @n",
+            &[
+                "node n (nested_mat_mul): operand 2 (scale) is f32[2, 1], expected f32[3, 2, 1]",
+                "node n (nested_mat_mul): operand 3 (zero) is f32[2, 2, 1], expected f32[3, 2, 1]",
+                "node n (nested_mat_mul): map_widths is 2, 4, expected different widths, wide first",
+            ],
         ),
         (
             "%0 = nested_conv %f, %w, %s, %s, %f, %u {nested = {layer = c, mode = midpoint, cols = 4}, shape = [3, 5, 1]} @n",

@@ -107,8 +107,8 @@ fn function(kind: NestedKind, mode: SliceMode, planes: usize, opset: i64) -> Fun
         input: inputs,
         output: vec!["y".to_owned()],
         attribute: attributes,
-        // Absent for one group a row: then every column is in group 0.
-        attribute_proto: vec![int("group_size", 1 << 62)],
+        // Absent for one group a row: then every column is in group 0. Absent for one map: no width reaches this one.
+        attribute_proto: vec![int("group_size", 1 << 62), ints("map_widths", &[0])],
         node: body.nodes,
         opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(opset) }],
         ..FunctionProto::default()
@@ -154,10 +154,35 @@ impl Body {
             ..reference("group_size", AttributeType::Int)
         });
         let group = self.node("Div", &[&columns, &size], vec![]);
-        let scale = self.node("Gather", &["scale", &group], vec![int("axis", 1)]);
-        let zero = self.node("Gather", &["zero", &group], vec![int("axis", 1)]);
+        let map = self.map();
+        let [scale, zero] = ["scale", "zero"].map(|maps| {
+            let own = self.of_map(maps, &map);
+            self.node("Gather", &[&own, &group], vec![int("axis", 1)])
+        });
         let centred = self.node("Sub", &[&level, &zero], vec![]);
         self.node("Mul", &[&scale, &centred], vec![])
+    }
+
+    /// The map that the width uses: after the first come those of `map_widths`, wide first, so that as many are passed as
+    /// there are widths not narrower than the width.
+    fn map(&mut self) -> String {
+        let widths = self.constant(AttributeProto {
+            name: Some("value_ints".to_owned()),
+            ..reference("map_widths", AttributeType::Ints)
+        });
+        let reached = self.node("GreaterOrEqual", &[&widths, "width"], vec![]);
+        let ones = self.node("Cast", &[&reached], vec![int("to", DataType::Int64 as i64)]);
+        self.node("ReduceSum", &[&ones], vec![int("keepdims", 0)])
+    }
+
+    /// One map [N, G] of `maps`, [N, G] or [maps, N, G].
+    fn of_map(&mut self, maps: &str, map: &str) -> String {
+        let shape = self.node("Shape", &[maps], vec![]);
+        let [rest, last_two, end] = [-1, -2, i64::MAX].map(|n| self.vector(n));
+        let rows_and_groups = self.node("Slice", &[&shape, &last_two, &end], vec![]);
+        let shape = self.node("Concat", &[&rest, &rows_and_groups], vec![int("axis", 0)]);
+        let apart = self.node("Reshape", &[maps, &shape], vec![]);
+        self.node("Gather", &[&apart, map], vec![])
     }
 
     /// What the code is read as at the width, in units of an 8-bit code.
@@ -196,6 +221,10 @@ impl Body {
             ..reference("cols", AttributeType::Int)
         });
         self.node("Range", &[&zero, &cols, &one], vec![])
+    }
+
+    fn vector(&mut self, value: i64) -> String {
+        self.constant(tensor("value", DataType::Int64, &[1], &i64_bytes(&[value])))
     }
 
     fn scalar(&mut self, value: f32) -> String {

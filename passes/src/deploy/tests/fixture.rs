@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mqc_ir::op::{Nested, Window};
 use mqc_ir::quant::{Grouping, RangeMethod, Scheme, SliceMode, Width};
 use mqc_ir::{DType, Dim, Graph, Node, Op, Output, Tensor, Type, Value, ValueInfo};
-use mqc_runtime::nested::{NestedWeight, QuantizeSpec, WeightView};
+use mqc_runtime::nested::{AffineMap, NestedWeight, QuantizeSpec, WeightView};
 
 use super::interpreter::Array;
 
@@ -57,6 +57,28 @@ pub fn weight(rows: usize, cols: usize, grouping: Grouping, scheme: Scheme, mode
     NestedWeight::quantize(&WeightView::row_major(&values, rows, cols).unwrap(), &spec).unwrap()
 }
 
+/// [`weight`] with maps of their own at 6, 4 and 2 bits, each far from the others.
+pub fn with_own_maps(
+    rows: usize,
+    cols: usize,
+    grouping: Grouping,
+    scheme: Scheme,
+    mode: SliceMode,
+) -> NestedWeight {
+    let shared = weight(rows, cols, grouping, scheme, mode);
+    let own = |bits: u8| {
+        let change = |values: &[f32], seed: u64| -> Vec<f32> {
+            let factors = uniform(values.len(), seed + u64::from(bits));
+            values.iter().zip(factors).map(|(value, factor)| value * (1.0 + 0.5 * factor)).collect()
+        };
+        let map = shared.map(Width::MAX);
+        let (scale, zero) = (change(map.scale.as_slice(), 31), change(map.zero.as_slice(), 57));
+        (width(bits), AffineMap { scale: scale.into(), zero: zero.into() })
+    };
+    let (planes, map) = (shared.planes().to_vec(), shared.map(Width::MAX).clone());
+    NestedWeight::new((rows, cols), grouping, mode, planes, map, [6, 4, 2].map(own).into()).unwrap()
+}
+
 /// The definition of the weight at a width, [N, K].
 pub fn dequantized(weight: &NestedWeight, width: Width) -> Vec<f64> {
     let mut out = vec![0.0; weight.rows() * weight.cols()];
@@ -92,20 +114,32 @@ impl Fixture {
             let name = self.graph.fresh_name(&format!("{layer}.{part}"));
             Some(self.graph.add_weight(name, tensor))
         };
-        let map = weight.map(Width::MAX);
-        let shape = vec![rows, weight.grouping().groups(cols)];
-        let floats = |values: &[f32]| Tensor::from_f32(shape.clone(), values).unwrap();
+        let maps = weight.maps();
+        let mut shape = vec![rows, weight.grouping().groups(cols)];
+        if maps.len() > 1 {
+            shape.insert(0, maps.len());
+        }
+        let floats = |of: fn(&AffineMap) -> &[f32]| {
+            let values: Vec<f32> = maps.iter().flat_map(|(_, map)| of(map)).copied().collect();
+            Tensor::from_f32(shape.clone(), &values).unwrap()
+        };
         let head = vec![
             add("width", Tensor::i64_scalar(8)),
-            add("scale", floats(map.scale.as_slice())),
-            add("zero", floats(map.zero.as_slice())),
+            add("scale", floats(|map| map.scale.as_slice())),
+            add("zero", floats(|map| map.zero.as_slice())),
         ];
         let planes = weight.planes().iter().enumerate().map(|(i, plane)| {
             let plane = Tensor::new(DType::U8, vec![rows, cols.div_ceil(8)], plane.clone());
             add(&format!("plane{i}"), plane.unwrap())
         });
         let planes = planes.collect();
-        let nested = Nested { layer: layer.to_owned(), mode, grouping: weight.grouping(), cols: cols as u64 };
+        let nested = Nested {
+            layer: layer.to_owned(),
+            mode,
+            grouping: weight.grouping(),
+            cols: cols as u64,
+            map_widths: maps.iter().skip(1).map(|(width, _)| *width).collect(),
+        };
         (nested, head, planes)
     }
 

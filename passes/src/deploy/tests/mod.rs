@@ -10,7 +10,7 @@ use mqc_ir::{DType, Graph, Op, Subgraph, Tensor, Type, Value};
 use mqc_runtime::nested::NestedWeight;
 
 use super::*;
-use fixture::{Fixture, MODES, assert_near, dequantized, uniform, weight, width, widths};
+use fixture::{Fixture, MODES, assert_near, dequantized, uniform, weight, width, widths, with_own_maps};
 use interpreter::{Array, evaluate};
 
 const ACCURACY: AccuracyLevel = AccuracyLevel::F32;
@@ -50,6 +50,8 @@ fn weights() -> Vec<(String, NestedWeight)> {
                     let what = format!("{mode} {scheme} {grouping:?} [{rows}, {cols}]");
                     all.push((what, weight(rows, cols, grouping, scheme, mode)));
                 }
+                let what = format!("{mode} {scheme} {grouping:?} with own maps");
+                all.push((what, with_own_maps(8, 51, grouping, scheme, mode)));
             }
         }
     }

@@ -55,7 +55,7 @@ struct Built {
     x: Vec<f32>,
 }
 
-/// The width that has an affine map of its own.
+/// The width that has an affine map of its own; narrower ones use it too.
 const OWN_MAP: u8 = 3;
 
 impl Case {
@@ -114,7 +114,7 @@ impl Case {
 
     /// Products, and the sums of the magnitudes of their terms.
     fn reference(&self, built: &Built, width: Width) -> Vec<(f64, f64)> {
-        let map = if width.bits() == OWN_MAP { &built.maps[1] } else { &built.maps[0] };
+        let map = if width.bits() <= OWN_MAP { &built.maps[1] } else { &built.maps[0] };
         let x = self.rounded(&built.x);
         let groups = self.grouping.groups(self.cols);
         let mut out = vec![];

@@ -385,28 +385,95 @@ fn reading_outside_a_weight_is_an_error() {
 }
 
 #[test]
-fn a_width_uses_its_own_map_and_touches_its_planes() {
+fn a_width_uses_the_map_of_the_nearest_wider_one_and_touches_its_planes() {
     let (_, weight) = sample(SliceMode::Midpoint);
-    let two = Width::new(2).unwrap();
-    let own = AffineMap { scale: vec![2.0; 15].into(), zero: vec![31.5; 15].into() };
-    let map = weight.map(Width::MAX).clone();
-    let planes = weight.planes().to_vec();
-    let tuned = NestedWeight::new(
-        (5, 37),
-        weight.grouping(),
-        weight.mode(),
-        planes,
-        map,
-        BTreeMap::from([(two, own)]),
-    )
-    .unwrap();
-    let (mut plain, mut own) = ([0.0; 37], [0.0; 37]);
-    tuned.dequantize_row_into(two, 1, &mut own).unwrap();
-    assert!(own.iter().all(|weight| [0.0, 128.0, 256.0, 384.0].contains(weight)), "{own:?}");
-    tuned.dequantize_row_into(Width::MAX, 1, &mut own).unwrap();
-    weight.dequantize_row_into(Width::MAX, 1, &mut plain).unwrap();
-    assert_eq!(own, plain);
-    assert_eq!(tuned.bytes_touched(two), Ok(2 * 25 + 2 * 4 * 15));
+    // As many levels apart as the width has bits: the map is seen in what is read.
+    let own = |bits: u8| AffineMap { scale: vec![f32::from(bits); 15].into(), zero: vec![31.5; 15].into() };
+    let build = |planes: usize, widths: &[u8]| {
+        let per_width = widths.iter().map(|bits| (Width::new(*bits).unwrap(), own(*bits))).collect();
+        let planes = weight.planes()[..planes].to_vec();
+        NestedWeight::new((5, 37), weight.grouping(), weight.mode(), planes, own(9), per_width).unwrap()
+    };
+    // The number of the map that widths 1 to 8 use.
+    for (widths, used) in [
+        (&[][..], [9; 8]),
+        (&[8, 4, 2], [2, 2, 4, 4, 8, 8, 8, 8]),
+        (&[6, 3], [3, 3, 3, 6, 6, 6, 9, 9]),
+        (&[1], [1, 9, 9, 9, 9, 9, 9, 9]),
+    ] {
+        let tuned = build(8, widths);
+        for (width, used) in Width::all().zip(used) {
+            let mut row = [0.0; 37];
+            tuned.dequantize_row_into(width, 1, &mut row).unwrap();
+            let read = |code: u8| dequantize(code, width, weight.mode(), f32::from(used), 31.5);
+            let codes = (0..=255).map(read).collect::<Vec<f32>>();
+            assert!(row.iter().all(|weight| codes.contains(weight)), "{widths:?} at {width}: {row:?}");
+            assert_eq!(tuned.map(width), &own(used), "{widths:?} at {width}");
+        }
+        assert_eq!(tuned.bytes_touched(Width::new(2).unwrap()), Ok(2 * 25 + 2 * 4 * 15));
+    }
+    let listed = |weight: &NestedWeight| -> Vec<(u8, f32)> {
+        weight.maps().iter().map(|(width, map)| (width.bits(), map.scale.as_slice()[0])).collect()
+    };
+    assert_eq!(listed(&build(8, &[8, 4, 2])), [(8, 8.0), (4, 4.0), (2, 2.0)]);
+    assert_eq!(listed(&build(8, &[4, 2])), [(8, 9.0), (4, 4.0), (2, 2.0)]);
+    assert_eq!(listed(&build(3, &[8, 4, 2])), [(3, 4.0), (2, 2.0)], "three planes reach 3 bits");
+    assert_eq!(listed(&build(4, &[])), [(4, 9.0)]);
+}
+
+proptest! {
+    #[test]
+    fn a_fitted_map_is_the_least_squares_and_never_worse(
+        (rows, cols, mut weights) in matrices(), spec in specs(), bits in 1u8..=8, at: prop::sample::Index, nudge in -0.02f32..0.02,
+    ) {
+        // A constant group, and one that is not finite.
+        weights.iter_mut().take(8).for_each(|weight| *weight = 0.25);
+        if let Some(last) = weights.last_mut().filter(|_| spec.allow_nonfinite) { *last = f32::NAN; }
+        let width = Width::new(bits).unwrap();
+        let view = WeightView::row_major(&weights, rows, cols).unwrap();
+        let shared = NestedWeight::quantize(&view, &spec).unwrap();
+        let fitted = shared.clone().with_fitted_maps(&view, [width]).unwrap();
+        let noise = |weight: &NestedWeight| {
+            let mut read = vec![0.0; rows * cols];
+            weight.dequantize_rows(width, 0..rows, &mut read).unwrap();
+            let pairs = weights.iter().zip(read).filter(|(w, _)| w.is_finite());
+            pairs.map(|(w, read)| (f64::from(*w) - f64::from(read)).powi(2)).sum::<f64>()
+        };
+        let least = noise(&fitted);
+        prop_assert!(least <= noise(&shared) * (1.0 + 1e-12));
+        prop_assert!(fitted.sqnr_db(&view, width).unwrap() >= shared.sqnr_db(&view, width).unwrap() - 1e-9);
+        for other in Width::all().filter(|other| *other > width) {
+            prop_assert_eq!(fitted.map(other), shared.map(other));
+        }
+        // No map near it is better, but for what f32 loses.
+        let mut map = fitted.map(width).clone();
+        if !map.scale.as_slice().is_empty() {
+            let at = at.index(map.scale.as_slice().len());
+            let mut scale = map.scale.as_slice().to_vec();
+            scale[at] *= 1.0 + nudge;
+            map.scale = scale.into();
+            let planes = fitted.planes().to_vec();
+            let nudged =
+                NestedWeight::new((rows, cols), spec.grouping, spec.mode, planes, map, BTreeMap::new()).unwrap();
+            let signal: f64 = weights.iter().filter(|w| w.is_finite()).map(|w| f64::from(*w).powi(2)).sum();
+            prop_assert!(noise(&nudged) >= least - 1e-6 * signal, "{} under {least}", noise(&nudged));
+        }
+    }
+}
+
+#[test]
+fn fitted_maps_gain_where_codes_are_few() {
+    let floats = bell(64 * 200, 7);
+    let view = WeightView::row_major(&floats, 64, 200).unwrap();
+    let spec = minmax(Scheme::Asymmetric, SliceMode::Midpoint, Grouping::PerChannel);
+    let shared = NestedWeight::quantize(&view, &spec).unwrap();
+    let widths = [8, 4, 2].map(|bits| Width::new(bits).unwrap());
+    let fitted = shared.clone().with_fitted_maps(&view, widths).unwrap();
+    let gain = |width| fitted.sqnr_db(&view, width).unwrap() - shared.sqnr_db(&view, width).unwrap();
+    assert!(widths.iter().all(|width| gain(*width) >= 0.0));
+    assert!(gain(widths[2]) > 0.3, "{}", gain(widths[2]));
+    let other = WeightView::row_major(&floats, 200, 64).unwrap();
+    assert!(shared.with_fitted_maps(&other, widths).is_err());
 }
 
 #[test]

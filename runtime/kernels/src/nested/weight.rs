@@ -35,13 +35,13 @@ pub struct NestedWeight {
     mode: SliceMode,
     planes: Vec<Bytes>,
     map: AffineMap,
-    per_width: BTreeMap<Width, AffineMap>,
+    pub(super) per_width: BTreeMap<Width, AffineMap>,
     max_width: Width,
 }
 
 impl NestedWeight {
     /// A weight of [rows, cols] from its leading `planes` ([rows, ceil(cols / 8)] bytes each, most significant first)
-    /// and its affine map; `per_width` holds the maps that replace `map` at their width.
+    /// and its affine map; `per_width` holds the maps that replace `map`: see [`NestedWeight::map`].
     ///
     /// # Errors
     /// A plane or a map of another length than the shape asks for, more than eight planes, or so few that no width
@@ -110,9 +110,17 @@ impl NestedWeight {
         &self.planes
     }
 
-    /// The affine map in force at `width`.
+    /// The affine map in force at `width`: that of the nearest wider width (or of `width`) that has one of its own, else
+    /// the one for all. This is the definition.
     pub fn map(&self, width: Width) -> &AffineMap {
-        self.per_width.get(&width).unwrap_or(&self.map)
+        self.per_width.range(width..).next().map_or(&self.map, |(_, map)| map)
+    }
+
+    /// The maps that the widths of this weight use, each with the widest of them; from wide to narrow, so that the first
+    /// is that of [`NestedWeight::max_width`].
+    pub fn maps(&self) -> Vec<(Width, &AffineMap)> {
+        let own = self.per_width.range(..self.max_width).rev().map(|(width, map)| (*width, map));
+        std::iter::once((self.max_width, self.map(self.max_width))).chain(own).collect()
     }
 
     /// The widest slice that the planes present give.
@@ -219,10 +227,20 @@ impl NestedWeight {
 
     fn reader(&self, width: Width) -> Result<RowReader<'_>, NestedError> {
         let map = self.map(width);
+        self.reader_with(width, map.scale.as_slice(), map.zero.as_slice())
+    }
+
+    /// Reads with another map: `scale` and `zero` [rows, groups].
+    pub(super) fn reader_with<'a>(
+        &'a self,
+        width: Width,
+        scale: &'a [f32],
+        zero: &'a [f32],
+    ) -> Result<RowReader<'a>, NestedError> {
         Ok(RowReader {
             planes: self.planes_of(width)?,
-            scale: map.scale.as_slice(),
-            zero: map.zero.as_slice(),
+            scale,
+            zero,
             rule: LevelRule::new(width, self.mode),
             row_bytes: row_bytes(self.cols),
             groups: self.grouping.groups(self.cols),
@@ -232,7 +250,7 @@ impl NestedWeight {
 }
 
 /// Reads rows of a weight at one width.
-struct RowReader<'a> {
+pub(super) struct RowReader<'a> {
     planes: &'a [Bytes],
     scale: &'a [f32],
     zero: &'a [f32],
@@ -244,7 +262,7 @@ struct RowReader<'a> {
 
 impl RowReader<'_> {
     /// `row` and the length of `out` are those of the weight.
-    fn read_row(&self, row: usize, out: &mut [f32]) {
+    pub(super) fn read_row(&self, row: usize, out: &mut [f32]) {
         let scale = &self.scale[row * self.groups..][..self.groups];
         let zero = &self.zero[row * self.groups..][..self.groups];
         let mut codes = [0; RUN];

@@ -60,7 +60,7 @@ pub(super) fn dequantize(site: &Site, grouping: Grouping, layout: WeightLayout, 
     let (rows, cols) = matrix(&slice, "slice")?;
     unify(&rows, &n, "rows of the slice and of the shape")?;
     unify(&cols, &k, "columns of the slice and of the shape")?;
-    let (_, dtype) = affine(site, 1, &n, &groups(grouping, &k)?)?;
+    let (_, dtype) = affine(site, 1, None, &n, &groups(grouping, &k)?)?;
     one(dtype.or(Some(DType::F32)), Some(dims))
 }
 
@@ -113,7 +113,8 @@ fn operands(site: &Site, nested: &Nested, first_plane: usize) -> Inferred<Dim> {
         return Err(format!("width has shape {}, expected a scalar", show(&shape)));
     }
     let groups = groups(nested.grouping, &Dim::Size(nested.cols))?;
-    let (mut rows, _) = affine(site, 2, &Dim::Unknown, &groups)?;
+    let maps = Some(1 + nested.map_widths.len() as u64).filter(|maps| *maps > 1);
+    let (mut rows, _) = affine(site, 2, maps, &Dim::Unknown, &groups)?;
     let bytes = Dim::Size(nested.cols.div_ceil(8));
     for slot in first_plane..site.operands.len().max(first_plane + 1) {
         let plane = site.tensor(slot, "plane")?;
@@ -125,18 +126,36 @@ fn operands(site: &Site, nested: &Nested, first_plane: usize) -> Inferred<Dim> {
     Ok(rows)
 }
 
-/// Checks scale and zero in `slot` and the next; gives N and their type.
-fn affine(site: &Site, slot: usize, rows: &Dim, groups: &Dim) -> Inferred<(Dim, Option<DType>)> {
+/// Checks scale and zero in `slot` and the next, [N, G] or of several maps [maps, N, G]; gives N and their type.
+fn affine(
+    site: &Site,
+    slot: usize,
+    maps: Option<u64>,
+    rows: &Dim,
+    groups: &Dim,
+) -> Inferred<(Dim, Option<DType>)> {
     let (scale, zero) = (site.tensor(slot, "scale")?, site.tensor(slot + 1, "zero")?);
     let dtype = super::site::same(&[scale.dtype, zero.dtype])?;
     need(dtype, DType::is_float, "scale", "a float")?;
     let mut rows = rows.clone();
     for (operand, role) in [(&scale, "scale"), (&zero, "zero")] {
-        let (n, g) = matrix(operand, role)?;
+        let (n, g) = match maps {
+            None => matrix(operand, role)?,
+            Some(maps) => stacked(operand, role, maps)?,
+        };
         rows = unify(&rows, &n, &format!("rows of {role}"))?;
         unify(groups, &g, &format!("groups of {role}"))?;
     }
     Ok((rows, dtype))
+}
+
+fn stacked(operand: &TensorType, role: &str, maps: u64) -> Inferred<(Dim, Dim)> {
+    let dims = operand.shape.clone().unwrap_or_else(|| unknown(3));
+    let [found, n, g] = dims.as_slice() else {
+        return Err(format!("{role} has shape {}, expected [{maps}, rows, groups]", show(&dims)));
+    };
+    unify(found, &Dim::Size(maps), &format!("maps of {role} and of map_widths"))?;
+    Ok((n.clone(), g.clone()))
 }
 
 fn matrix(operand: &TensorType, role: &str) -> Inferred<(Dim, Dim)> {

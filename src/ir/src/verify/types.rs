@@ -210,13 +210,24 @@ impl Rules<'_> {
 
     fn nested(&mut self, nested: &Nested, first_plane: usize, rows: Option<u64>) {
         let planes = first_plane..self.operands.len();
-        let size = |slot: usize| self.ty(slot).shape()?.first()?.size();
+        let maps = (!nested.map_widths.is_empty()).then(|| 1 + nested.map_widths.len() as u64);
+        // N is the last but one of all of them.
+        let size = |slot: usize| self.ty(slot).shape()?.iter().rev().nth(1)?.size();
         let rows = rows.or_else(|| [2, 3].into_iter().chain(planes.clone()).find_map(size));
         self.grouping(nested.grouping);
         self.operand(1, &[Type::tensor(DType::I64, vec![])]);
         let groups = groups(nested.grouping, nested.cols);
-        self.operand(2, &[matrix(DType::F32, rows, groups)]);
-        self.operand(3, &[matrix(DType::F32, rows, groups)]);
+        let affine = match maps {
+            None => matrix(DType::F32, rows, groups),
+            Some(_) => sized(DType::F32, &[maps, rows, groups]),
+        };
+        self.operand(2, std::slice::from_ref(&affine));
+        self.operand(3, &[affine]);
+        if nested.map_widths.windows(2).any(|pair| pair[0] <= pair[1]) {
+            let widths: Vec<_> = nested.map_widths.iter().map(Width::to_string).collect();
+            self.messages
+                .push(format!("map_widths is {}, expected different widths, wide first", widths.join(", ")));
+        }
         for slot in planes.clone() {
             self.operand(slot, &[matrix(DType::U8, rows, Some(nested.cols.div_ceil(8)))]);
         }
@@ -243,8 +254,12 @@ fn of_dtype(dtype: DType) -> Type {
 }
 
 fn matrix(dtype: DType, rows: Option<u64>, cols: Option<u64>) -> Type {
-    let dim = |size: Option<u64>| size.map_or(Dim::Unknown, Dim::Size);
-    Type::tensor(dtype, vec![dim(rows), dim(cols)])
+    sized(dtype, &[rows, cols])
+}
+
+/// Of these sizes, as far as they are known.
+fn sized(dtype: DType, sizes: &[Option<u64>]) -> Type {
+    Type::tensor(dtype, sizes.iter().map(|size| size.map_or(Dim::Unknown, Dim::Size)).collect())
 }
 
 fn groups(grouping: Grouping, cols: u64) -> Option<u64> {

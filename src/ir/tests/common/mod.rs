@@ -166,7 +166,7 @@ pub fn window() -> Window {
 }
 
 pub fn nested(layer: &str, mode: SliceMode, grouping: Grouping, cols: u64) -> Nested {
-    Nested { layer: layer.to_owned(), mode, grouping, cols }
+    Nested { layer: layer.to_owned(), mode, grouping, cols, map_widths: vec![] }
 }
 
 /// Tensors of every element type, of up to 64 bytes and of more.
@@ -368,6 +368,10 @@ pub fn samples() -> Vec<Op> {
         }),
         Op::NestedMatMul(nested("fc1/MatMul \"x\"", SliceMode::Midpoint, Grouping::PerChannel, u64::MAX)),
         Op::NestedGather(nested("", SliceMode::Round, Grouping::Group(64), 0)),
+        Op::NestedGather(Nested {
+            map_widths: vec![width(8), width(2)],
+            ..nested("", SliceMode::Midpoint, Grouping::Group(64), 9)
+        }),
         Op::NestedConv {
             nested: nested("conv", SliceMode::Extra, Grouping::PerChannel, 27),
             window: window(),

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use mqc_ir::op::{AutoPad, Binary, GeluKind, Nested, PadMode, ScatterReduction, Window};
-use mqc_ir::quant::{Grouping, SliceMode};
+use mqc_ir::quant::{Grouping, SliceMode, Width};
 use mqc_ir::{DType, Op, Tensor};
 
 use super::attributes::Reader;
@@ -244,7 +244,11 @@ fn nested(form: &Form, a: &mut Reader) -> Option<Op> {
         Some(size) => Grouping::Group(u32::try_from(size).ok().filter(|size| *size > 0)?),
     };
     let layer = String::from_utf8(a.text("layer")?.0.clone()).ok()?;
-    let nested = Nested { layer, mode, grouping, cols: u64::try_from(a.required_int("cols")).ok()? };
+    let cols = u64::try_from(a.required_int("cols")).ok()?;
+    let width = |bits: i64| Width::new(u8::try_from(bits).ok()?).ok();
+    let map_widths =
+        a.ints("map_widths").unwrap_or_default().into_iter().map(width).collect::<Option<_>>()?;
+    let nested = Nested { layer, mode, grouping, cols, map_widths };
     match kind {
         "NestedMatMul" => fits(form, 5..=ANY, 1..=1).then_some(Op::NestedMatMul(nested)),
         "NestedGather" => fits(form, 5..=ANY, 1..=1).then_some(Op::NestedGather(nested)),

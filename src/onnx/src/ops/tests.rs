@@ -314,7 +314,10 @@ fn what_the_opset_cannot_say_is_an_error() {
 
 #[test]
 fn nested_operators_come_back() {
-    let nested = |mode, grouping| Nested { layer: "fc/1".to_owned(), mode, grouping, cols: 96 };
+    let nested =
+        |mode, grouping| Nested { layer: "fc/1".to_owned(), mode, grouping, cols: 96, map_widths: vec![] };
+    let map_widths = ["8", "4"].map(|width| width.parse().unwrap()).to_vec();
+    let own_maps = Nested { map_widths, ..nested(SliceMode::Midpoint, Grouping::PerChannel) };
     let window = Window { strides: vec![2, 2], group: 3, ..Window::default() };
     let conv = Op::NestedConv {
         nested: nested(SliceMode::Extra, Grouping::Group(32)),
@@ -323,6 +326,7 @@ fn nested_operators_come_back() {
     };
     let cases = [
         (Op::NestedMatMul(nested(SliceMode::Midpoint, Grouping::PerChannel)), "NestedMatMul", vec![true; 7]),
+        (Op::NestedMatMul(own_maps), "NestedMatMul", vec![true; 5]),
         (Op::NestedGather(nested(SliceMode::Round, Grouping::Group(16))), "NestedGatherRound", vec![true; 5]),
         (conv, "NestedConvExtra", vec![true, true, true, true, false, true]),
     ];

@@ -262,10 +262,12 @@ pub(super) fn window(w: &Window, a: Writer) -> Writer {
 
 fn nested(kind: &str, nested: &Nested, to: &Target, a: Writer) -> Result<Opaque, Error> {
     let size: Option<u32> = nested.grouping.into();
+    let map_widths: Vec<i64> = nested.map_widths.iter().map(|width| width.bits().into()).collect();
     let a = a
         .text("layer", &nested.layer)
         .opt_int("group_size", size.map(i64::from))
-        .opt_int("cols", Some(to.number("cols", nested.cols)?));
+        .opt_int("cols", Some(to.number("cols", nested.cols)?))
+        .ints("map_widths", &map_widths);
     let op_type = format!("{kind}{}", nested.mode.onnx().0);
     Ok(Opaque { domain: NESTED_DOMAIN.to_owned(), op_type, overload: String::new(), attributes: a.0 })
 }

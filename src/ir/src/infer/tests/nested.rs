@@ -6,7 +6,13 @@ use crate::quant::{Grouping, RangeMethod, Scheme, SliceMode, Width};
 use crate::{DType, F32, Op, Value};
 
 fn nested(cols: u64) -> Nested {
-    Nested { layer: "l".into(), mode: SliceMode::Midpoint, grouping: Grouping::Group(32), cols }
+    Nested {
+        layer: "l".into(),
+        mode: SliceMode::Midpoint,
+        grouping: Grouping::Group(32),
+        cols,
+        map_widths: vec![],
+    }
 }
 
 /// Width, scale and zero for 100 rows of `groups` groups.
@@ -67,6 +73,28 @@ fn products_gathers_and_convolutions_read_planes() {
     assert_eq!(m.ty(y), "f32[batch, seq, 100]");
     assert_eq!(m.ty(rows), "f32[batch, seq, 70]");
     assert_eq!(m.ty(conv), "f32[batch, 100, h - 2, h - 2]");
+}
+
+#[test]
+fn widths_with_maps_of_their_own_stack_them() {
+    let own = || Nested { map_widths: vec![Width::MAX, Width::new(2).unwrap()], ..nested(64) };
+    let mut m = Model::default();
+    let x = m.x("n 64");
+    let width = m.constant(Tensor::i64_scalar(4));
+    let (maps, two, flat) = (m.x("3 100 2"), m.x("2 100 2"), m.x("100 2"));
+    let plane = m.input(DType::U8, "100 8");
+    let y = m.apply(Op::NestedMatMul(own()), &[x, width, maps, maps, plane]);
+    m.infer();
+    assert_eq!(m.ty(y), "f32[n, 100]");
+    m.apply(Op::NestedMatMul(own()), &[x, width, maps, two, plane]);
+    m.apply(Op::NestedMatMul(own()), &[x, width, flat, maps, plane]);
+    let errors = m.errors();
+    assert!(
+        errors[0].ends_with("maps of zero and of map_widths: found 2 and 3, expected equal sizes"),
+        "{errors:?}"
+    );
+    assert!(errors[1].ends_with("scale has shape [100, 2], expected [3, rows, groups]"), "{errors:?}");
+    assert_eq!(errors.len(), 2);
 }
 
 #[test]
