@@ -3,6 +3,7 @@
 mod bench;
 mod compile;
 mod engine;
+mod eval;
 mod export;
 mod generate;
 mod inspect;
@@ -10,6 +11,7 @@ mod ir;
 mod passes;
 mod run;
 mod slice;
+mod train;
 pub mod ui;
 mod verify;
 
@@ -49,8 +51,12 @@ enum Command {
     Inspect(inspect::Args),
     /// Compare an artifact with its float model.
     Verify(verify::Args),
+    /// Measure how good a model is at every width: perplexity, multiple-choice questions, classification.
+    Eval(eval::Args),
     /// Measure a model at every width: per layer, against the machine's limits, against onnxruntime.
     Bench(bench::Args),
+    /// Train a model whose every width is good, and write its artifact.
+    Train(Box<train::Args>),
     /// Make a smaller artifact by dropping bit planes.
     Slice(slice::Args),
     /// Print, parse and transform the textual IR.
@@ -79,7 +85,9 @@ impl Cli {
             Command::Export(args) => args.run(&ui),
             Command::Inspect(args) => args.run(&ui),
             Command::Verify(args) => args.run(&ui),
+            Command::Eval(args) => args.run(&ui),
             Command::Bench(args) => args.run(&ui),
+            Command::Train(args) => args.run(&ui),
             Command::Slice(args) => args.run(&ui),
             Command::Ir(args) => args.run(&ui),
             Command::Passes(args) => args.run(&ui),

@@ -6,7 +6,11 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::train::{Losses, Step, Watch, WidthMetrics};
 pub use crate::usage::UsageError;
+
+/// Lines that a training of any length prints where there is no terminal.
+const TRAINING_LINES: u64 = 20;
 
 /// Where a command reports to: results to standard output, progress to standard error.
 pub struct Ui {
@@ -52,6 +56,11 @@ impl Ui {
         Progress(bar)
     }
 
+    /// Shows a training: a bar with the losses on a terminal, else a line now and then.
+    pub fn training(&self) -> TrainingProgress<'_> {
+        TrainingProgress { ui: self, bar: ProgressBar::hidden(), steps: 0 }
+    }
+
     /// Writes a result to standard output. A reader that went away is no error.
     pub fn print(&self, text: impl std::fmt::Display) -> Result<()> {
         match writeln!(std::io::stdout().lock(), "{text}") {
@@ -93,6 +102,74 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.0.finish_and_clear();
+    }
+}
+
+/// A training under way; its bar is cleared when dropped.
+pub struct TrainingProgress<'a> {
+    ui: &'a Ui,
+    bar: ProgressBar,
+    steps: u64,
+}
+
+impl TrainingProgress<'_> {
+    /// A line that stays.
+    fn say(&self, line: &str) {
+        self.bar.suspend(|| self.ui.say(line));
+    }
+}
+
+impl Watch for TrainingProgress<'_> {
+    fn start(&mut self, done: u64, steps: u64) {
+        self.steps = steps;
+        if self.ui.terminal && !self.ui.quiet {
+            self.bar = ProgressBar::new(steps);
+            if let Ok(style) = ProgressStyle::with_template("{pos}/{len} {bar:30} {per_sec} {eta} {wide_msg}")
+            {
+                self.bar.set_style(style);
+            }
+            self.bar.set_position(done);
+            self.bar.reset_eta();
+        }
+        if done > 0 {
+            self.say(&format!("continues after step {done} of {steps}"));
+        }
+    }
+
+    fn step(&mut self, step: &Step<'_>) {
+        if self.ui.terminal {
+            self.bar.set_message(losses(step.losses));
+            self.bar.set_position(step.step);
+        } else if step.step.is_multiple_of(self.steps.div_ceil(TRAINING_LINES).max(1)) {
+            let Step { step, epoch, rate, losses: lost } = *step;
+            let text = losses(lost);
+            self.say(&format!("step {step} of {}, epoch {epoch:.2}, rate {rate:.2e}: {text}", self.steps));
+        }
+    }
+
+    fn evaluated(&mut self, step: u64, metrics: &[WidthMetrics], is_best: bool) {
+        let width = |m: &WidthMetrics| {
+            let accuracy = m.accuracy().map_or_else(String::new, |a| format!(" ({:.2} % right)", a * 1e2));
+            format!("{} {:.4}{accuracy}", m.name, m.loss())
+        };
+        let widths: Vec<String> = metrics.iter().map(width).collect();
+        let best = if is_best { ", the best so far" } else { "" };
+        self.say(&format!("validation after step {step}: {}{best}", widths.join(", ")));
+    }
+}
+
+impl Drop for TrainingProgress<'_> {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// `loss 2.41 (int8 2.20, int2 2.62)`
+fn losses(losses: &Losses) -> String {
+    let widths: Vec<String> = losses.widths.iter().map(|(name, loss)| format!("{name} {loss:.4}")).collect();
+    match widths.as_slice() {
+        [] | [_] => format!("loss {:.4}", losses.total),
+        _ => format!("loss {:.4} ({})", losses.total, widths.join(", ")),
     }
 }
 

@@ -80,6 +80,36 @@ impl Grouped {
         }
     }
 
+    /// Codes `[rows, cols]` in the order of [`Grouped::shape`]; the rest of a last group repeats its last one.
+    pub fn codes_in_groups(self, codes: &[f32]) -> Vec<f32> {
+        let at = |row: usize, group: usize, place: usize| {
+            let col = (group * self.size + place).min(self.cols.saturating_sub(1));
+            codes.get(row * self.cols + col).copied().unwrap_or(0.0)
+        };
+        let [first, second, third] = self.shape();
+        let mut grouped = Vec::with_capacity(first * second * third);
+        for i in 0..first {
+            for j in 0..second {
+                grouped.extend((0..third).map(|k| match self.layout {
+                    WeightLayout::RowsFirst => at(i, j, k),
+                    WeightLayout::RowsLast => at(k, i, j),
+                }));
+            }
+        }
+        grouped
+    }
+
+    /// A map `[rows, groups]` in the order of [`Grouped::map_shape`].
+    pub fn map_in_groups(self, map: &[f32]) -> Vec<f32> {
+        match self.layout {
+            WeightLayout::RowsFirst => map.to_vec(),
+            WeightLayout::RowsLast => (0..self.groups)
+                .flat_map(|group| (0..self.rows).map(move |row| row * self.groups + group))
+                .map(|place| map.get(place).copied().unwrap_or(0.0))
+                .collect(),
+        }
+    }
+
     /// The shape of a map: one value for each row and group.
     pub fn map_shape(self) -> [usize; 3] {
         let mut shape = self.shape();

@@ -6,6 +6,7 @@ use mqc_ir::infer::{infer, known_integers};
 use mqc_ir::{DType, Dim, Graph, Op, Tensor, Type, Value, text};
 
 use crate::Error;
+use crate::expand::expand_operators;
 
 /// Fixes the inputs to `shapes` (by name) and folds what follows from them.
 ///
@@ -31,6 +32,8 @@ pub fn fix_shapes(graph: &mut Graph, shapes: &BTreeMap<String, Vec<usize>>) -> R
     }
     forget_symbols(graph);
     infer(graph).map_err(first)?;
+    fold(graph)?;
+    expand_operators(graph)?;
     fold(graph)?;
     check(graph)
 }

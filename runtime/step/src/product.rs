@@ -104,10 +104,10 @@ unsafe fn multiply<T: Real>(
     }
 }
 
-/// A product is cut into tiles of about so many multiplications, whatever the number of threads: results do not depend
-/// on it.
-const TILE: usize = 4 << 20;
-const TILES: usize = 16;
+/// Multiplications that one thread does at least, and the least rows or columns of a tile. An element of a product is
+/// summed in an order that depends on k alone while rows or columns are more than 64, so tiles do not change results.
+const TILE: usize = 1 << 20;
+const SIDE: usize = 128;
 
 /// c [batch, m, n] = a [m, k] b [k, n] in every batch.
 ///
@@ -131,7 +131,8 @@ pub(crate) fn batched<T: Real>(plan: &Product, a: &[T], b: &[T], c: &mut [T], wo
         col_stride: plan.b.col_stride,
     };
     let work = m * k * n;
-    if batches > 1 || work < 2 * TILE {
+    let tiles = workers.count().min(work / TILE).min(m.max(n) / SIDE);
+    if batches > 1 || tiles < 2 {
         let together = (TILE / work.max(1)).max(1);
         workers.chunks(&mut c[..batches * m * n], together * m * n, |index, chunk| {
             for (i, c) in chunk.chunks_mut((m * n).max(1)).enumerate() {
@@ -141,7 +142,6 @@ pub(crate) fn batched<T: Real>(plan: &Product, a: &[T], b: &[T], c: &mut [T], wo
         });
         return;
     }
-    let tiles = (work / TILE).min(TILES);
     let (left, right) = (left(0), right(0));
     if m >= n {
         let rows = m.div_ceil(tiles).next_multiple_of(16);

@@ -17,6 +17,11 @@ impl Workers {
         })
     }
 
+    /// Threads in all.
+    pub fn count(&self) -> usize {
+        self.0.as_ref().map_or(1, Threads::count)
+    }
+
     /// Calls `work(task)` for every task below `tasks`, in any order.
     pub fn run(&self, tasks: usize, work: impl Fn(usize) + Sync) {
         match &self.0 {

@@ -71,7 +71,9 @@ pub fn numbers(seed: u64, count: usize, low: f32, high: f32) -> Vec<f32> {
         state ^= state << 17;
         (state >> 40) as f32 / (1 << 24) as f32
     };
-    (0..3).for_each(|_| drop(next()));
+    (0..3).for_each(|_| {
+        next();
+    });
     let cells = ((high - low) * 2.0).round().max(1.0);
     (0..count).map(|_| low + ((next() * cells).floor() + 0.2 + 0.6 * next()) / 2.0).collect()
 }

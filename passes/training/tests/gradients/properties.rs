@@ -1,11 +1,11 @@
 //! Gradients over random shapes and parameters.
 
 use mqc_ir::op::{AutoPad, Binary, PadMode, Variadic, Window};
-use mqc_ir::{Graph, Op};
+use mqc_ir::{DType, Graph, Op};
 use mqc_training::Builder;
 use proptest::prelude::*;
 
-use super::harness::{Case, check_case, ints, real};
+use super::harness::{Case, check, check_case, ints, real};
 
 /// A shape and others that broadcast to it.
 fn broadcast(count: usize) -> impl Strategy<Value = Vec<Vec<usize>>> {
@@ -60,6 +60,26 @@ proptest! {
         let args: Vec<_> = shapes.iter().zip(1..).map(|(shape, seed)| real(seed, shape, 0.5, 2.0)).collect();
         check_case(&Case::new(Op::Binary(kind), args[..2].to_vec()));
         check_case(&Case::new(Op::Variadic(Variadic::Max), args));
+    }
+
+    // The sum of all elements has a cotangent of one element, which stands for as many as there are.
+    #[test]
+    fn small_cotangents(shapes in broadcast(3), high in 0..3usize, extra in 1..4usize) {
+        let args: Vec<_> = shapes.iter().zip(1..).map(|(shape, seed)| real(seed, shape, 0.5, 2.0)).collect();
+        let reals = Case::new(Op::Variadic(Variadic::Mean), args).reals();
+        let rank = shapes.iter().map(Vec::len).max().unwrap_or(0);
+        check("small cotangents", &reals, |b| {
+            let named = shapes.iter().enumerate();
+            let x: Vec<_> = named.map(|(i, s)| b.input(format!("x{i}"), DType::F32, s)).collect();
+            let sum = b.op(Op::Variadic(Variadic::Mean), &x)?;
+            let wide = b.expand(sum, &[vec![extra], vec![1; rank]].concat())?;
+            let less = b.sub(wide, x[high])?;
+            let total = b.sum_all(less)?;
+            let rows = b.sum(less, &[0], true)?;
+            let rows = b.sum_all(rows)?;
+            let product = b.mul(total, rows)?;
+            Ok((x, vec![product]))
+        });
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! One fused pass over some of its elements, block by block. The loops are plain; `pulp` compiles them for the vector
-//! instructions that the processor has.
+//! instructions that the processor has: everything must be inlined, so no closures go to iterators.
 
 use mqc_ir::Op;
 use mqc_ir::op::{Binary, Compare, GeluKind, Unary};
 use mqc_ir::quant::SliceMode;
 
+use super::prefetch::prefetch;
 use crate::Real;
 use crate::array::Slice;
 use crate::fuse::instructions::{Code, Fused, Instruction, Load, Operand, Pattern, Splat};
@@ -121,13 +122,34 @@ fn blocks<T: Real>(fused: &Fused, memory: &[Slice<T>], chunk: &mut Chunk<T>, reg
     let mut at = chunk.start;
     while at < chunk.end {
         let len = fused.block.min(chunk.end - at);
-        for instruction in &fused.instructions {
+        for (i, instruction) in fused.instructions.iter().enumerate() {
+            ahead(fused, memory, chunk, at + len, i);
             let mut to = std::mem::take(&mut all[instruction.to]);
             execute(fused, memory, chunk, all, instruction, &mut to, at, len);
             all[instruction.to] = to;
         }
         finish(fused, memory, chunk, all, at, len);
         at += len;
+    }
+}
+
+/// Asks for a part of what the block at `at` reads in whole: as much as one of the instructions before it should.
+#[inline(always)]
+fn ahead<T: Real>(fused: &Fused, memory: &[Slice<T>], chunk: &Chunk<T>, at: usize, part: usize) {
+    let step = fused.block.div_ceil(fused.instructions.len());
+    let (first, last) = ((at + part * step).min(chunk.end), (at + (part + 1) * step).min(chunk.end));
+    for (load, from) in fused.loads.iter().zip(memory) {
+        match (&load.pattern, load.in_place, from) {
+            (Pattern::Dense, Some(store), _) if !load.row => {
+                if let Part::Real(part) = &chunk.stores[store] {
+                    prefetch(&part[first - chunk.start..last - chunk.start]);
+                }
+            }
+            (Pattern::Dense, None, Slice::Real(v)) if !load.row => {
+                prefetch(&v[load.start + first..load.start + last]);
+            }
+            (Pattern::Splat | Pattern::Dense | Pattern::Strided(..) | Pattern::Window { .. }, ..) => {}
+        }
     }
 }
 
@@ -153,10 +175,10 @@ fn finish<T: Real>(
         if total.columns {
             for row in from.chunks_exact(fused.d) {
                 match total.combine {
-                    Combine::Sum => sum.iter_mut().zip(row).for_each(|(s, v)| *s += *v),
-                    Combine::Prod => sum.iter_mut().zip(row).for_each(|(s, v)| *s = *s * *v),
-                    Combine::Max => sum.iter_mut().zip(row).for_each(|(s, v)| *s = greater(*s, *v)),
-                    Combine::Min => sum.iter_mut().zip(row).for_each(|(s, v)| *s = lesser(*s, *v)),
+                    Combine::Sum => into(sum, row, |a, b| a + b),
+                    Combine::Prod => into(sum, row, |a, b| a * b),
+                    Combine::Max => into(sum, row, greater),
+                    Combine::Min => into(sum, row, lesser),
                 }
             }
         } else {
@@ -172,7 +194,9 @@ fn finish<T: Real>(
         match part {
             Part::Real(to) => to[first..first + count].copy_from_slice(from),
             Part::Bool(to) => {
-                to[first..first + count].iter_mut().zip(from).for_each(|(t, v)| *t = *v != T::ZERO);
+                for (t, v) in to[first..first + count].iter_mut().zip(from) {
+                    *t = *v != T::ZERO;
+                }
             }
         }
     }
@@ -229,14 +253,18 @@ fn execute<T: Real>(
         }
         Code::Spread => {
             let rows = get(from[0], at / d, len / d);
-            to[..len].chunks_exact_mut(d).zip(rows).for_each(|(to, v)| to.fill(*v));
+            for (to, v) in to[..len].chunks_exact_mut(d).zip(rows) {
+                to.fill(*v);
+            }
         }
         Code::Combine(combine) => {
-            let rows = get(from[0], at, len).chunks_exact(d);
-            to.iter_mut().zip(rows).for_each(|(to, row)| *to = combined(*combine, row));
+            for (to, row) in to.iter_mut().zip(get(from[0], at, len).chunks_exact(d)) {
+                *to = combined(*combine, row);
+            }
         }
         Code::Apply(func) => {
-            let [a, b, c] = from.map(|operand| get(operand, first, count));
+            let (a, b, c) =
+                (get(from[0], first, count), get(from[1], first, count), get(from[2], first, count));
             apply(func, a, b, c, &mut to[..count]);
         }
     }
@@ -309,7 +337,9 @@ fn gather<E: Copy, T: Copy>(
         Pattern::Splat => to.fill(f(from[load.start])),
         Pattern::Dense => {
             let from = &from[load.start + first..][..to.len()];
-            to.iter_mut().zip(from).for_each(|(t, v)| *t = f(*v));
+            for (t, v) in to.iter_mut().zip(from) {
+                *t = f(*v);
+            }
         }
         Pattern::Window { width, low, high } => {
             let mut done = 0;
@@ -324,7 +354,9 @@ fn gather<E: Copy, T: Copy>(
                 run[end.max(start)..].fill(f(zero));
                 let at = load.start + row * (high - low) + (from_col - low);
                 if end > start {
-                    run[start..end].iter_mut().zip(&from[at..]).for_each(|(t, v)| *t = f(*v));
+                    for (t, v) in run[start..end].iter_mut().zip(&from[at..]) {
+                        *t = f(*v);
+                    }
                 }
                 done += count;
             }
@@ -344,11 +376,17 @@ fn gather<E: Copy, T: Copy>(
                 let count = (size - inner).min(to.len() - done);
                 let run = &mut to[done..done + count];
                 match stride {
-                    1 => run.iter_mut().zip(&from[at as usize..]).for_each(|(t, v)| *t = f(*v)),
+                    1 => {
+                        for (t, v) in run.iter_mut().zip(&from[at as usize..]) {
+                            *t = f(*v);
+                        }
+                    }
                     0 => run.fill(f(from[at as usize])),
-                    _ => run.iter_mut().enumerate().for_each(|(i, t)| {
-                        *t = f(from[(at + i as isize * stride) as usize]);
-                    }),
+                    _ => {
+                        for (i, t) in run.iter_mut().enumerate() {
+                            *t = f(from[(at + i as isize * stride) as usize]);
+                        }
+                    }
                 }
                 done += count;
                 place += count;
@@ -385,12 +423,23 @@ fn compare_ints<T: Real>(
 
 #[inline(always)]
 fn each<T: Real>(to: &mut [T], a: &[T], f: impl Fn(T) -> T) {
-    to.iter_mut().zip(a).for_each(|(to, a)| *to = f(*a));
+    for (to, a) in to.iter_mut().zip(a) {
+        *to = f(*a);
+    }
 }
 
 #[inline(always)]
 fn both<T: Real>(to: &mut [T], a: &[T], b: &[T], f: impl Fn(T, T) -> T) {
-    to.iter_mut().zip(a.iter().zip(b)).for_each(|(to, (a, b))| *to = f(*a, *b));
+    for (to, (a, b)) in to.iter_mut().zip(a.iter().zip(b)) {
+        *to = f(*a, *b);
+    }
+}
+
+#[inline(always)]
+fn into<T: Real>(to: &mut [T], a: &[T], f: impl Fn(T, T) -> T) {
+    for (to, a) in to.iter_mut().zip(a) {
+        *to = f(*to, *a);
+    }
 }
 
 #[inline(always)]

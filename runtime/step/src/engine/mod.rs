@@ -3,6 +3,7 @@
 mod block;
 mod memory;
 mod pass;
+mod prefetch;
 mod single;
 
 use std::sync::{Mutex, PoisonError};

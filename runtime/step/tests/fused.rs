@@ -1,0 +1,296 @@
+//! Random graphs: the fast engine against the plain one, and against itself on more threads.
+
+use mqc_ir::graph::Output;
+use mqc_ir::op::{Binary, Compare, GeluKind, PadMode, Reduction, Unary, Variadic};
+use mqc_ir::quant::{SliceMode, Width};
+use mqc_ir::{DType, Dim, F32, Graph, Op, Tensor, Type, Value};
+use mqc_step::{Array, Program, Real, Setup};
+use proptest::prelude::*;
+
+/// A graph over matrices of a few shapes that fit each other.
+struct Random {
+    graph: Graph,
+    values: Vec<(Value, Vec<usize>)>,
+    inputs: Vec<Vec<usize>>,
+    count: usize,
+}
+
+fn dims(shape: &[usize]) -> Vec<Dim> {
+    shape.iter().map(|d| Dim::Size(*d as u64)).collect()
+}
+
+impl Random {
+    fn new(rows: usize, cols: usize) -> Random {
+        let mut random = Random { graph: Graph::new("random"), values: vec![], inputs: vec![], count: 0 };
+        for shape in [vec![rows, cols], vec![rows, cols], vec![cols], vec![rows, 1], vec![cols, rows], vec![]]
+        {
+            let value = random
+                .graph
+                .add_input(format!("x{}", random.inputs.len()), Type::tensor(DType::F32, dims(&shape)));
+            random.values.push((value, shape.clone()));
+            random.inputs.push(shape);
+        }
+        random
+    }
+
+    fn apply(&mut self, op: Op, operands: &[Value], shape: Vec<usize>) {
+        self.count += 1;
+        let value = self.graph.apply(op, &format!("v{}", self.count), operands).unwrap();
+        self.values.push((value, shape));
+    }
+
+    fn constant(&mut self, tensor: Tensor) -> Value {
+        self.count += 1;
+        self.graph.apply(Op::Constant(tensor), &format!("c{}", self.count), &[]).unwrap()
+    }
+
+    /// One more node, chosen by numbers.
+    fn grow(&mut self, kind: u8, a: usize, b: usize) {
+        let (x, shape) = self.values[a % self.values.len()].clone();
+        let (y, other) = self.values[b % self.values.len()].clone();
+        let rank = shape.len();
+        let both: Option<Vec<usize>> = {
+            let rank = shape.len().max(other.len());
+            let get = |s: &[usize], i: usize| (i + s.len()).checked_sub(rank).map_or(1, |j| s[j]);
+            (0..rank)
+                .map(|i| match (get(&shape, i), get(&other, i)) {
+                    (1, d) | (d, 1) => Some(d),
+                    (p, q) if p == q => Some(p),
+                    _ => None,
+                })
+                .collect()
+        };
+        match (kind % 26, both) {
+            (0, _) => self.apply(Op::Unary(Unary::Tanh), &[x], shape),
+            (1, _) => self.apply(Op::Unary(Unary::Sigmoid), &[x], shape),
+            (2, _) => self.apply(Op::Unary(Unary::Relu), &[x], shape),
+            (3, _) => self.apply(Op::Gelu { approximate: GeluKind::Tanh }, &[x], shape),
+            (4, _) => self.apply(Op::Gelu { approximate: GeluKind::Erf }, &[x], shape),
+            (5, _) => {
+                self.apply(Op::Unary(Unary::Tanh), &[x], shape.clone());
+                let bounded = self.values[self.values.len() - 1].0;
+                self.apply(Op::Unary(Unary::Exp), &[bounded], shape);
+            }
+            (6 | 7, Some(to)) => self.apply(Op::Binary(Binary::Add), &[x, y], to),
+            (8, Some(to)) => self.apply(Op::Binary(Binary::Sub), &[x, y], to),
+            (9 | 10, Some(to)) => {
+                self.apply(Op::Binary(Binary::Mul), &[x, y], to.clone());
+                let product = self.values[self.values.len() - 1].0;
+                self.apply(Op::Unary(Unary::Softsign), &[product], to);
+            }
+            (11, Some(to)) => {
+                self.apply(Op::Unary(Unary::Sigmoid), &[y], other);
+                let positive = self.values[self.values.len() - 1].0;
+                self.apply(Op::Binary(Binary::Div), &[x, positive], to);
+            }
+            (12, Some(to)) => self.apply(Op::Variadic(Variadic::Max), &[x, y], to),
+            (13, Some(to)) => {
+                self.apply(Op::Compare(Compare::Less), &[x, y], to.clone());
+                let (less, _) = self.values.pop().unwrap();
+                self.apply(Op::Select, &[less, x, y], to);
+            }
+            (14, _) if rank == 2 => {
+                let op = |kind| Op::Reduce {
+                    kind,
+                    axes: Some(vec![1]),
+                    keepdims: true,
+                    noop_with_empty_axes: false,
+                };
+                let kind = [Reduction::Mean, Reduction::Max, Reduction::LogSumExp, Reduction::L2][b % 4];
+                self.apply(op(kind), &[x], vec![shape[0], 1]);
+            }
+            (15, _) if rank == 2 => {
+                let op = |kind| Op::Reduce {
+                    kind,
+                    axes: Some(vec![0]),
+                    keepdims: false,
+                    noop_with_empty_axes: false,
+                };
+                let kind = [Reduction::Mean, Reduction::Min, Reduction::SumSquare][b % 3];
+                self.apply(op(kind), &[x], vec![shape[1]]);
+            }
+            (16, _) => {
+                let op = |kind| Op::Reduce { kind, axes: None, keepdims: false, noop_with_empty_axes: false };
+                self.apply(op([Reduction::Mean, Reduction::Max][b % 2]), &[x], vec![]);
+            }
+            (17, _) if rank == 2 => {
+                self.apply(Op::Transpose { perm: None }, &[x], vec![shape[1], shape[0]]);
+            }
+            (18, _) if rank == 2 && other.len() == 2 && shape[1] == other[0] => {
+                self.apply(Op::MatMul, &[x, y], vec![shape[0], other[1]]);
+                let product = self.values[self.values.len() - 1].0;
+                self.apply(Op::Unary(Unary::Tanh), &[product], vec![shape[0], other[1]]);
+            }
+            (19, _) if rank == 2 => self.apply(Op::Softmax { axis: 1, flatten: false }, &[x], shape),
+            (20, _) if rank == 2 => self.apply(Op::LogSoftmax { axis: 0, flatten: false }, &[x], shape),
+            (21, _) if rank == 2 => {
+                let scale = self.values[2].0;
+                if self.values[2].1[0] == shape[1] {
+                    let op = Op::LayerNormalization { axis: -1, epsilon: F32(1e-3), stash_type: 1 };
+                    self.apply(op, &[x, scale], shape);
+                }
+            }
+            (22, _) if rank == 2 && shape[1] > 1 => {
+                let (start, end, axes) =
+                    (Tensor::i64_vector(&[1]), Tensor::i64_vector(&[9999]), Tensor::i64_vector(&[1]));
+                let [start, end, axes] = [start, end, axes].map(|t| self.constant(t));
+                self.apply(Op::Slice, &[x, start, end, axes], vec![shape[0], shape[1] - 1]);
+                let cut = self.values.pop().unwrap().0;
+                let pads = self.constant(Tensor::i64_vector(&[0, 1, 0, 0]));
+                self.apply(Op::Pad { mode: PadMode::Constant }, &[cut, pads], shape);
+            }
+            (23, _) if rank == 2 => {
+                let flat = self.constant(Tensor::i64_vector(&[-1]));
+                self.apply(Op::Reshape { allowzero: false }, &[x, flat], vec![shape[0] * shape[1]]);
+                let flat = self.values.pop().unwrap().0;
+                let back = self.constant(Tensor::i64_vector(&[shape[0] as i64, shape[1] as i64]));
+                self.apply(Op::Unary(Unary::Neg), &[flat], vec![shape[0] * shape[1]]);
+                let flat = self.values.pop().unwrap().0;
+                self.apply(Op::Reshape { allowzero: false }, &[flat, back], shape);
+            }
+            (24, _) => {
+                let width = Width::new((b % 8 + 1) as u8).unwrap();
+                // Far from the steps of the function, whatever the last digit.
+                self.apply(Op::Unary(Unary::Tanh), &[x], shape.clone());
+                let bounded = self.values.pop().unwrap().0;
+                self.apply(Op::Unary(Unary::Round), &[bounded], shape.clone());
+                let whole = self.values.pop().unwrap().0;
+                self.apply(Op::FakeSlice { width, mode: SliceMode::Midpoint }, &[whole], shape);
+                let level = self.values.pop().unwrap();
+                self.values.push(level);
+            }
+            (25, _) if rank == 2 => {
+                self.apply(Op::Concat { axis: 0 }, &[x, x], vec![2 * shape[0], shape[1]]);
+                let (joined, _) = self.values.pop().unwrap();
+                let op = Op::Reduce {
+                    kind: Reduction::Mean,
+                    axes: Some(vec![0]),
+                    keepdims: true,
+                    noop_with_empty_axes: false,
+                };
+                self.apply(op, &[joined], vec![1, shape[1]]);
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(&mut self, wanted: &[usize]) {
+        let last = self.values.len() - 1;
+        let mut places: Vec<usize> = wanted.iter().map(|w| w % self.values.len()).chain([last]).collect();
+        places.sort_unstable();
+        places.dedup();
+        let output =
+            |i: usize| Output { value: self.values[i].0, name: format!("y{i}"), declared: Type::Unknown };
+        self.graph.set_outputs(places.into_iter().map(output).collect());
+    }
+}
+
+fn data<T: Real>(shape: &[usize], seed: usize) -> Array<T> {
+    let value = |i: usize| T::of(((i * 7919 + seed * 104_729) % 2003) as f64 / 500.0 - 2.0);
+    Array::real(shape.to_vec(), (0..shape.iter().product()).map(value).collect()).unwrap()
+}
+
+fn run<T: Real>(mut program: Program<T>, inputs: &[Vec<usize>], times: usize) -> Vec<Array<T>> {
+    for (i, shape) in inputs.iter().enumerate() {
+        program.set(i, &data(shape, i)).unwrap();
+    }
+    for _ in 0..times {
+        program.run().unwrap();
+    }
+    (0..program.outputs().len()).map(|i| program.output(i)).collect()
+}
+
+fn close<T: Real>(found: &[Array<T>], expected: &[Array<T>], tolerance: f64) -> Result<(), TestCaseError> {
+    for (o, (x, y)) in found.iter().zip(expected).enumerate() {
+        prop_assert_eq!(x.shape(), y.shape());
+        for (i, (a, b)) in x.as_real().unwrap().iter().zip(y.as_real().unwrap()).enumerate() {
+            let (a, b) = (a.f64(), b.f64());
+            let near = a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= tolerance * (1.0 + b.abs());
+            prop_assert!(near, "output {} element {}: found {}, expected {}", o, i, a, b);
+        }
+    }
+    Ok(())
+}
+
+fn graphs() -> impl Strategy<Value = (usize, usize, Vec<(u8, usize, usize)>, Vec<usize>)> {
+    let node = (any::<u8>(), 0usize..64, 0usize..64);
+    let size = prop_oneof![3 => 1usize..9, 1 => 30usize..200];
+    (size.clone(), size, prop::collection::vec(node, 1..40), prop::collection::vec(0usize..64, 0..4))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn fast_is_plain((rows, cols, nodes, wanted) in graphs()) {
+        let mut random = Random::new(rows, cols);
+        nodes.iter().for_each(|(kind, a, b)| random.grow(*kind, *a, *b));
+        random.finish(&wanted);
+        let setup = Setup { threads: 1, carried: vec![] };
+        let plain = run(Program::<f64>::compile_plain(&random.graph, &setup).unwrap(), &random.inputs, 1);
+        // Twice: buffers are used again.
+        let fast = run(Program::<f64>::compile(&random.graph, &setup).unwrap(), &random.inputs, 2);
+        close(&fast, &plain, 1e-9)?;
+    }
+
+    #[test]
+    fn state_is_carried_the_same((rows, cols, nodes, _) in graphs()) {
+        let mut random = Random::new(rows, cols);
+        nodes.iter().for_each(|(kind, a, b)| random.grow(*kind, *a, *b));
+        // Every input becomes the last value of its shape, softened.
+        let mut outputs = vec![];
+        for (i, shape) in random.inputs.clone().iter().enumerate() {
+            let (value, _) = random.values.iter().rev().find(|(_, s)| s == shape).cloned().unwrap();
+            random.apply(Op::Unary(Unary::Tanh), &[value], shape.clone());
+            let value = random.values[random.values.len() - 1].0;
+            outputs.push(Output { value, name: format!("y{i}"), declared: Type::Unknown });
+        }
+        random.graph.set_outputs(outputs);
+        let setup = Setup { threads: 1, carried: (0..random.inputs.len()).map(|i| (i, i)).collect() };
+        let plain = run(Program::<f64>::compile_plain(&random.graph, &setup).unwrap(), &random.inputs, 3);
+        let fast = run(Program::<f64>::compile(&random.graph, &setup).unwrap(), &random.inputs, 3);
+        close(&fast, &plain, 1e-8)?;
+    }
+
+    #[test]
+    fn f32_is_close_to_f64((rows, cols, nodes, wanted) in graphs()) {
+        let mut random = Random::new(rows, cols);
+        // Steps and choices amplify roundings.
+        let smooth = |kind: u8| !matches!(kind % 26, 2 | 12 | 13 | 24);
+        nodes.iter().filter(|n| smooth(n.0)).for_each(|(kind, a, b)| random.grow(*kind, *a, *b));
+        random.finish(&wanted);
+        let setup = Setup { threads: 1, carried: vec![] };
+        let exact = run(Program::<f64>::compile(&random.graph, &setup).unwrap(), &random.inputs, 1);
+        let found = run(Program::<f32>::compile(&random.graph, &setup).unwrap(), &random.inputs, 1);
+        let wide: Vec<Array<f64>> = found.iter().map(|a| {
+            Array::real(a.shape().to_vec(), a.as_real().unwrap().iter().map(|v| f64::from(*v)).collect()).unwrap()
+        }).collect();
+        let bounded = exact.iter().all(|a| a.as_real().unwrap().iter().all(|v| v.abs() < 1e3));
+        prop_assume!(bounded);
+        close(&wide, &exact, 2e-3)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn threads_do_not_change_results(rows in 60usize..400, cols in 60usize..400, nodes in prop::collection::vec((any::<u8>(), 0usize..64, 0usize..64), 5..25)) {
+        let mut random = Random::new(rows, cols);
+        nodes.iter().for_each(|(kind, a, b)| random.grow(*kind, *a, *b));
+        random.grow(18, 0, 4);
+        random.grow(18, 4, 1);
+        random.finish(&(0..64).collect::<Vec<_>>());
+        let on = |threads| {
+            let setup = Setup { threads, carried: vec![] };
+            run(Program::<f32>::compile(&random.graph, &setup).unwrap(), &random.inputs, 1)
+        };
+        let one = on(1);
+        for threads in [2, 3, 5] {
+            for (a, b) in one.iter().zip(on(threads)) {
+                let bits = |a: &Array<f32>| a.as_real().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                prop_assert_eq!(bits(a), bits(&b));
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What `mqc train` does with a model: prepare it, train it in stages, write what came out.
+
+pub mod calibrate;
+pub mod finish;
+pub mod graphs;
+pub mod prepare;
+pub mod stages;
+pub mod trainee;
