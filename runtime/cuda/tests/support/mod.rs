@@ -1,0 +1,8 @@
+//! What the tests of kernels share.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub mod case;
+pub mod kernels;
+pub mod nvrtc;
+pub mod shim;
