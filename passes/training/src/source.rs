@@ -175,6 +175,17 @@ impl Source {
                     self.trained.insert(id);
                 }
             }
+            op @ (Op::MatMul | Op::Gemm { .. } | Op::Conv(_)) => {
+                // A matrix with one row multiplies positions by frequencies: no weight.
+                let is_weight = |t: &Tensor| matches!(op, Op::Conv(_)) || t.shape().iter().all(|n| *n > 1);
+                if let Some(weight) = operands.get(1).copied().flatten()
+                    && self.is_float_matrix(weight)
+                    && self.graph.constant(weight).is_some_and(is_weight)
+                {
+                    self.parameter(weight);
+                    self.trained.insert(id);
+                }
+            }
             _ => {}
         }
         let depends = operands.iter().flatten().any(|v| self.trained.contains(&v.node));
