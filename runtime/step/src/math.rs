@@ -66,8 +66,7 @@ pub(crate) fn tanh(x: f32) -> f32 {
     let size = x.abs();
     let large = 1.0 - 2.0 / (exp(2.0 * size) + 1.0);
     let z = x * x;
-    let series =
-        polynomial(z, [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_5e-2, 0.133_314_42, -0.333_332_8]);
+    let series = polynomial(z, [-5.704_989e-3, 2.063_909e-2, -5.373_971_5e-2, 0.133_314_42, -0.333_332_8]);
     let small = series * z * x + x;
     if size < 0.625 { small } else { large.copysign(x) }
 }
@@ -86,7 +85,7 @@ pub(crate) fn erf(x: f32) -> f32 {
             -2.685_381_2e-2,
             0.112_835_85,
             -0.376_126_26,
-            1.128_379_1,
+            std::f32::consts::FRAC_2_SQRT_PI,
         ],
     );
     let limited = if size < 1.0 { 1.0 } else { size };

@@ -212,7 +212,10 @@ fn close<T: Real>(found: &[Array<T>], expected: &[Array<T>], tolerance: f64) -> 
     Ok(())
 }
 
-fn graphs() -> impl Strategy<Value = (usize, usize, Vec<(u8, usize, usize)>, Vec<usize>)> {
+/// Sizes, nodes (kind and operands), outputs.
+type Plan = (usize, usize, Vec<(u8, usize, usize)>, Vec<usize>);
+
+fn graphs() -> impl Strategy<Value = Plan> {
     let node = (any::<u8>(), 0usize..64, 0usize..64);
     let size = prop_oneof![3 => 1usize..9, 1 => 30usize..200];
     (size.clone(), size, prop::collection::vec(node, 1..40), prop::collection::vec(0usize..64, 0..4))

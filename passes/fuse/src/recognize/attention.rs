@@ -34,9 +34,9 @@ pub(super) fn attention(view: View, id: Id) -> Option<Attention> {
         _ => None,
     })?;
     view.sums(scores).into_iter().filter(|s| s.number == 0.0 && s.minus.is_empty()).find_map(|sum| {
-        let (scaled, mask) = match sum.plus.as_slice() {
-            &[scores] => vec![(scores, None)],
-            &[a, b] => vec![(a, Some(b)), (b, Some(a))],
+        let (scaled, mask) = match *sum.plus.as_slice() {
+            [scores] => vec![(scores, None)],
+            [a, b] => vec![(a, Some(b)), (b, Some(a))],
             _ => vec![],
         }
         .into_iter()

@@ -284,7 +284,7 @@ impl<T: Real> Lower<'_, T> {
             | Op::Elu { .. }
             | Op::HardSigmoid { .. }
             | Op::Gelu { .. }
-            | Op::FakeSlice { .. } => Some(Func::Map(step.op.clone())),
+            | Op::FakeSlice { .. } => Some(Func::Map(Box::new(step.op.clone()))),
             _ => None,
         };
         if let Some(func) = fused {

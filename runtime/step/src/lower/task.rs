@@ -49,7 +49,7 @@ pub(crate) enum Func {
     /// c - a b, made of two.
     MulSub,
     /// A float operation of one operand that has attributes.
-    Map(Op),
+    Map(Box<Op>),
 }
 
 /// How elements become one.

@@ -93,7 +93,10 @@ impl Slide {
     }
 }
 
-fn image<'a, T: Real>(call: &Call<'a, T>) -> Result<(&'a [T], usize, usize, &'a [usize]), String> {
+/// Elements, batch, channels, spatial sizes.
+type Image<'a, T> = (&'a [T], usize, usize, &'a [usize]);
+
+fn image<'a, T: Real>(call: &Call<'a, T>) -> Result<Image<'a, T>, String> {
     let (x, shape) = call.real(0)?;
     match shape {
         [batch, channels, spatial @ ..] => Ok((x, *batch, *channels, spatial)),

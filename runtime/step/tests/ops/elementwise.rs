@@ -133,7 +133,8 @@ proptest! {
     fn binary_functions_broadcast((a, b, to) in broadcasting()) {
         let len = |s: &[usize]| s.iter().product::<usize>();
         let (x, y) = (numbers(len(&a)), numbers(len(&b)).into_iter().rev().collect::<Vec<_>>());
-        let table: [(Op, fn(f64, f64) -> f64); 8] = [
+        type Case = (Op, fn(f64, f64) -> f64);
+        let table: [Case; 8] = [
             (Op::Binary(Binary::Add), |a, b| a + b),
             (Op::Binary(Binary::Sub), |a, b| a - b),
             (Op::Binary(Binary::Mul), |a, b| a * b),

@@ -71,7 +71,8 @@ proptest! {
         sizes in prop::collection::vec((3usize..6, 1usize..4, 1i64..3, 1i64..3, 0i64..2, 0i64..3), 3), auto in 0u8..4, bias: bool,
     ) {
         let sizes = &sizes[..spatial];
-        let pick = |f: fn(&(usize, usize, i64, i64, i64, i64)) -> i64| sizes.iter().map(f).collect::<Vec<i64>>();
+        type Axis = (usize, usize, i64, i64, i64, i64);
+        let pick = |f: fn(&Axis) -> i64| sizes.iter().map(f).collect::<Vec<i64>>();
         let (size, kernel, stride, dilation) = (pick(|s| s.0 as i64), pick(|s| s.1 as i64), pick(|s| s.2), pick(|s| s.3));
         let auto_pad = [AutoPad::Notset, AutoPad::Valid, AutoPad::SameUpper, AutoPad::SameLower][usize::from(auto)];
         let extent = |i: usize| (kernel[i] - 1) * dilation[i] + 1;
