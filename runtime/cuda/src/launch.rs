@@ -74,7 +74,7 @@ pub struct Arguments {
     pub x: u64,
     /// [tokens, rows]
     pub y: u64,
-    /// [rows], f32
+    /// `[rows]`, f32
     pub bias: u64,
     /// [tokens, rows]
     pub gate: u64,

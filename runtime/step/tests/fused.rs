@@ -297,3 +297,39 @@ proptest! {
         }
     }
 }
+
+/// Replicas that follow each other: each a chain of products whose every value its own backward pass reads again.
+fn replicas(count: usize) -> Graph {
+    let mut graph = Graph::new("replicas");
+    let x = graph.add_input("x", Type::tensor(DType::F32, dims(&[64, 32])));
+    let w = graph.add_input("w", Type::tensor(DType::F32, dims(&[32, 32])));
+    let mut sum = None;
+    for _ in 0..count {
+        let mut kept = vec![x];
+        for _ in 0..10 {
+            let product = graph.apply(Op::MatMul, "p", &[kept[kept.len() - 1], w]).unwrap();
+            kept.push(graph.apply(Op::Unary(Unary::Tanh), "t", &[product]).unwrap());
+        }
+        let mut back = kept[kept.len() - 1];
+        for value in kept.iter().rev() {
+            let product = graph.apply(Op::Binary(Binary::Mul), "b", &[back, *value]).unwrap();
+            back = graph.apply(Op::MatMul, "d", &[product, w]).unwrap();
+        }
+        sum = Some(match sum {
+            None => back,
+            Some(sum) => graph.apply(Op::Binary(Binary::Add), "s", &[sum, back]).unwrap(),
+        });
+    }
+    let output = Output { value: sum.unwrap(), name: "y".to_owned(), declared: Type::Unknown };
+    graph.set_outputs(vec![output]);
+    graph
+}
+
+#[test]
+fn replicas_share_their_memory() {
+    let peak = |count| Program::<f32>::compile(&replicas(count), &Setup::default()).unwrap().peak_bytes();
+    let value = 64 * 32 * 4;
+    // What must be there at once: the ten values of a replica.
+    assert!(peak(1) >= 10 * value && peak(1) <= 16 * value, "{}", peak(1));
+    assert!(peak(3) <= peak(1) + 2 * value, "{} and {}", peak(1), peak(3));
+}
