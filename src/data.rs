@@ -148,10 +148,9 @@ fn read_single(path: &Path) -> Result<(Option<String>, Tensor)> {
     bail!("expected a file ending in .npz, .npy or .pb");
 }
 
-fn read_npy<R: Read>(file: npyz::NpyFile<R>) -> Result<Tensor> {
-    let npyz::DType::Plain(ty) = file.dtype() else { bail!("structured arrays are not tensors") };
-    let text = ty.to_string();
-    let dtype = match text.trim_matches('\'') {
+/// The element type that NumPy calls so.
+pub(crate) fn numpy_dtype(numpy: &str) -> Option<DType> {
+    Some(match numpy {
         "<f8" => DType::F64,
         "<f4" => DType::F32,
         "<f2" => DType::F16,
@@ -164,10 +163,17 @@ fn read_npy<R: Read>(file: npyz::NpyFile<R>) -> Result<Tensor> {
         "<u2" => DType::U16,
         "|u1" => DType::U8,
         "|b1" => DType::Bool,
-        other => {
-            bail!("elements of NumPy type {other} are not supported (little-endian numbers and bool are)")
-        }
-    };
+        _ => return None,
+    })
+}
+
+fn read_npy<R: Read>(file: npyz::NpyFile<R>) -> Result<Tensor> {
+    let npyz::DType::Plain(ty) = file.dtype() else { bail!("structured arrays are not tensors") };
+    let text = ty.to_string();
+    let numpy = text.trim_matches('\'');
+    let dtype = numpy_dtype(numpy).with_context(|| {
+        format!("elements of NumPy type {numpy} are not supported (little-endian numbers and bool are)")
+    })?;
     let shape = file.shape().iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<_>, _>>()?;
     let length = element_count(&shape).and_then(|n| dtype.byte_len(n)).context("the shape is too large")?;
     let fortran = file.order() == npyz::Order::Fortran && shape.len() > 1;

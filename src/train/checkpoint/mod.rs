@@ -55,8 +55,14 @@ pub struct Loaded {
 /// The folder of a training. One process at a time has it.
 pub struct Store {
     folder: PathBuf,
-    /// Held until the end.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that another thread is about to start still has the descriptor.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl Store {
@@ -72,7 +78,7 @@ impl Store {
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {
             bail!(UsageError(format!("another process trains in {}", folder.display())));
         }
-        let store = Store { folder: folder.to_owned(), _lock: lock };
+        let store = Store { folder: folder.to_owned(), lock };
         for kind in [Kind::Last, Kind::Best] {
             store.swap(kind).settle(|new| read(new).is_ok())?;
         }

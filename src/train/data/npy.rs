@@ -2,8 +2,10 @@
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use mqc_ir::Tensor;
 use mqc_ir::tensor::element_count;
-use mqc_ir::{DType, Tensor};
+
+use crate::data::numpy_dtype;
 
 /// The array of a whole npy file; the elements are not copied.
 ///
@@ -15,7 +17,7 @@ pub fn parse(file: &Bytes) -> Result<Tensor> {
     let npyz::DType::Plain(ty) = header.dtype() else { bail!("structured arrays are not tensors") };
     let text = ty.to_string();
     let text = text.trim_matches('\'');
-    let Some(dtype) = dtype(text) else {
+    let Some(dtype) = numpy_dtype(text) else {
         bail!("elements of NumPy type {text} are not supported (little-endian numbers and bool are)");
     };
     let shape = header.shape().iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<_>, _>>()?;
@@ -28,22 +30,4 @@ pub fn parse(file: &Bytes) -> Result<Tensor> {
     }
     let start = file.len() - rest.len();
     Ok(Tensor::new(dtype, shape, file.slice(start..start + length))?)
-}
-
-fn dtype(numpy: &str) -> Option<DType> {
-    Some(match numpy {
-        "<f8" => DType::F64,
-        "<f4" => DType::F32,
-        "<f2" => DType::F16,
-        "<i8" => DType::I64,
-        "<i4" => DType::I32,
-        "<i2" => DType::I16,
-        "|i1" => DType::I8,
-        "<u8" => DType::U64,
-        "<u4" => DType::U32,
-        "<u2" => DType::U16,
-        "|u1" => DType::U8,
-        "|b1" => DType::Bool,
-        _ => return None,
-    })
 }
