@@ -36,6 +36,18 @@ enum Method {
     Float,
 }
 
+/// The ends of the range of codes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Ends {
+    /// Factors on the least and the greatest weight of a channel are learned.
+    #[default]
+    Learned,
+    /// The least and the greatest weight; the gradient passes the quantizer unchanged, as in the paper.
+    Minmax,
+    /// The outermost levels of the narrowest width stand on them: a quantizer of that width alone.
+    Levels,
+}
+
 /// What is minimised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum LossName {
@@ -95,9 +107,9 @@ struct What {
     /// Let float parameters (norms, biases, tables) move in later stages too.
     #[arg(long)]
     thaw: bool,
-    /// The range of codes stays that of the weights; the gradient passes the quantizer unchanged, as in the paper.
-    #[arg(long)]
-    fixed_range: bool,
+    /// Where the range of codes comes from.
+    #[arg(long, value_enum, default_value_t)]
+    ends: Ends,
     /// Only weights that match a glob are trained.
     #[arg(long, value_name = "GLOB")]
     trainable: Vec<String>,
@@ -173,9 +185,9 @@ struct How {
     /// The highest learning rate.
     #[arg(long, default_value_t = 1e-3)]
     lr: f32,
-    /// Steps that climb to it.
-    #[arg(long, default_value_t = 50)]
-    warmup: u64,
+    /// Steps that climb to it [default: 50, at most a tenth of a stage].
+    #[arg(long)]
+    warmup: Option<u64>,
     /// constant, linear or cosine.
     #[arg(long, default_value = "cosine")]
     lr_schedule: Decay,
@@ -433,7 +445,11 @@ impl Args {
             widths: widths.to_vec(),
             loss: Loss { kind, output },
             codistill: what.codistill.clone(),
-            range: if what.fixed_range { Range::MinMax } else { Range::Learned },
+            range: match what.ends {
+                Ends::Learned => Range::Learned,
+                Ends::Minmax => Range::MinMax,
+                Ends::Levels => Range::Levels,
+            },
             affine: self.settings.affine().unwrap_or(Affine::PerWidth),
             frozen_maps: vec![],
             trainable: Trainable {
@@ -479,7 +495,7 @@ impl Args {
         let steps = self.how.steps.get(stage).or(self.how.steps.last()).copied().unwrap_or(0);
         let schedule = train::Schedule {
             rate: self.how.lr,
-            warmup: self.how.warmup,
+            warmup: self.how.warmup.unwrap_or(50.min(steps / 10)),
             decay: self.how.lr_schedule,
             floor: self.how.lr_floor,
             steps,

@@ -350,11 +350,11 @@ impl<'t, 'g> Work<'t, 'g> {
                         gamma: self.get(&names::gamma(weight))?,
                         beta: self.get(&names::beta(weight))?,
                     }),
-                    Range::MinMax => None,
+                    Range::MinMax | Range::Levels => None,
                 };
                 let float = self.get(weight)?;
                 let groups = nested_layer::in_groups(&mut self.b, float, layer.grouped())?;
-                nested_layer::position(&mut self.b, layer, groups, ends)?
+                nested_layer::position(&mut self.b, layer, groups, ends, self.training.options.inset())?
             }
             Latent::Codes { prefix, .. } => {
                 let (code, low) = (self.get(&names::code(weight))?, self.get(&names::low(weight))?);
@@ -508,7 +508,7 @@ impl<'t, 'g> Work<'t, 'g> {
         }
         let Some(width) = width else { return Ok(()) };
         let straight =
-            training.options.trainable.latent == Latent::Weights && training.options.range == Range::MinMax;
+            training.options.trainable.latent == Latent::Weights && training.options.range != Range::Learned;
         let mut leaves = vec![];
         let mut seeds = vec![];
         for layer in layers {

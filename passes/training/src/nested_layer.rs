@@ -1,12 +1,13 @@
 //! The weight of one nested layer as a function of what is trained.
 //!
 //! ```text
-//! scale    = (gamma max(w) - beta min(w)) / 255        zero = -beta min(w) / scale       (OmniQuant's learned range)
+//! scale    = (gamma max(w) - beta min(w)) / (255 - 2 inset)     zero = inset - beta min(w) / scale
 //! position = w / scale + zero                          or a latent code kept in its bucket (planes in turn)
 //! weight_r = scale ((level_r(position) - 127.5) s_r + t_r + 127.5 - zero)               (per-width affine)
 //! ```
 //!
-//! With `Range::MinMax` gamma and beta are 1 and the gradient passes from `weight_r` to `w` unchanged, the paper's QAT.
+//! gamma and beta are OmniQuant's learned range; with the other ranges they are 1 and the gradient passes from `weight_r`
+//! to `w` unchanged, the paper's QAT. `inset` is that of `Range::Levels`, else 0.
 
 use mqc_ir::op::{Reduction, Variadic};
 use mqc_ir::quant::{Scheme, SliceMode, Width};
@@ -83,6 +84,7 @@ pub fn position(
     layer: &Layer,
     weight: Value,
     ends: Option<Ends>,
+    inset: f32,
 ) -> Result<Position, Error> {
     let axis = layer.grouped().axis();
     let spec = &layer.spec;
@@ -95,10 +97,11 @@ pub fn position(
                 low = b.mul(low, ends.beta)?;
             }
             let span = b.sub(high, low)?;
-            let scale = b.scale(span, 1.0 / 255.0)?;
+            let scale = b.scale(span, 1.0 / (255.0 - 2.0 * inset))?;
             let scale = at_least(b, scale)?;
             let below = b.neg(low)?;
-            (scale, b.div(below, scale)?)
+            let zero = b.div(below, scale)?;
+            (scale, if inset == 0.0 { zero } else { b.add_scalar(zero, inset)? })
         }
         Scheme::Symmetric => {
             let (steps, middle) = match spec.mode {
@@ -110,7 +113,7 @@ pub fn position(
             if let Some(ends) = ends {
                 most = b.mul(most, ends.gamma)?;
             }
-            let scale = b.scale(most, 1.0 / steps)?;
+            let scale = b.scale(most, 1.0 / (steps - inset))?;
             let scale = at_least(b, scale)?;
             let middle = b.scalar(middle);
             (scale, b.expand(middle, &layer.grouped().map_shape())?)

@@ -34,6 +34,9 @@ pub enum Range {
     /// From the least to the greatest weight of the channel; the gradient passes the quantizer as if it were the identity
     /// (the paper's QAT).
     MinMax,
+    /// As `MinMax`, but the outermost levels of the narrowest trained width stand on the least and the greatest weight:
+    /// the quantizer of a model that is trained for that width alone.
+    Levels,
     /// A factor on either end of it is learned, and the gradient flows through scale and zero point.
     Learned,
 }
@@ -171,6 +174,14 @@ impl Options {
             frozen_maps: vec![],
             trainable: Trainable { latent: Latent::Weights, floats: true, include: vec![], exclude: vec![] },
             optimizer: Optimizer::default(),
+        }
+    }
+
+    /// Codes between either end of their range and the least or greatest weight.
+    pub fn inset(&self) -> f32 {
+        match (self.range, self.widths.iter().min()) {
+            (Range::Levels, Some(narrowest)) => ((1u32 << (8 - narrowest.bits())) - 1) as f32 / 2.0,
+            (Range::MinMax | Range::Learned | Range::Levels, _) => 0.0,
         }
     }
 

@@ -171,6 +171,7 @@ fn every_width_learns_jointly() {
         (Range::Learned, Affine::Shared),
         (Range::MinMax, Affine::PerWidth),
         (Range::MinMax, Affine::Shared),
+        (Range::Levels, Affine::Shared),
     ] {
         let options = Options { range, affine, ..options("8,4,2") };
         let training = Training::new(plain(), options, &BTreeMap::new()).unwrap();
