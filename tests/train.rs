@@ -211,6 +211,71 @@ fn mistakes_are_named() {
     expect("--data d.npz --batch 16 --accumulate 3", 2, "--accumulate");
 }
 
+/// A gain in front of two weights that read the same value: what an equivalent transformation can change.
+const RESIDUAL: &str = "graph @residual(%x: f32[batch, 16]) -> (y: f32[batch, 16]) {
+  opset \"\" = 17
+  %gain = weight : f32[16] = random(1)
+  %shift = weight : f32[16] = random(2)
+  %a.weight = weight : f32[16, 24] = random(3)
+  %a.bias = weight : f32[24] = random(4)
+  %b.weight = weight : f32[16, 24] = random(5)
+  %b.bias = weight : f32[24] = random(6)
+  %c.weight = weight : f32[24, 16] = random(7)
+  %d.weight = weight : f32[16, 16] = random(8)
+  %0 = mul %x, %gain : f32[batch, 16]
+  %1 = add %0, %shift : f32[batch, 16]
+  %2 = mat_mul %1, %a.weight : f32[batch, 24] @a
+  %3 = add %2, %a.bias : f32[batch, 24]
+  %4 = mat_mul %1, %b.weight : f32[batch, 24] @b
+  %5 = add %4, %b.bias : f32[batch, 24]
+  %6 = mul %3, %5 : f32[batch, 24]
+  %7 = mat_mul %6, %c.weight : f32[batch, 16] @c
+  %8 = add %x, %7 : f32[batch, 16]
+  %9 = mat_mul %8, %d.weight : f32[batch, 16] @d as y
+  return %9
+}";
+
+#[test]
+fn blocks_are_calibrated_one_after_the_other() {
+    let folder = folder();
+    let path = folder.path();
+    write_model(&path.join("m.onnx"), RESIDUAL);
+    let arguments = "train m.onnx --method omniquant --data d.npz --samples 48 --batch 16 --steps 150 --lr 0.02 \
+                     --activation-memory 0 --threads 1 --quiet";
+    succeed(path, "compile m.onnx -o plain.mqc --quiet");
+    succeed(path, &format!("{arguments} -o whole.mqc"));
+    succeed(path, &format!("{arguments} -o stopped.mqc --stop-after 70"));
+    assert!(!path.join("stopped.mqc").exists());
+    succeed(path, &format!("{arguments} -o stopped.mqc --resume"));
+    let (whole, stopped) = (contents(&path.join("whole.mqc")), contents(&path.join("stopped.mqc")));
+    assert!(whole == stopped, "the artifacts differ");
+    assert!(path.join("whole.run/block-002/last").exists() && !path.join("whole.run/block-003").exists());
+
+    let output = |artifact: &str, bits: u8| {
+        let arguments =
+            format!("run {artifact} --bits {bits} --activations f32 --input d.npz --output y.npz --quiet");
+        succeed(path, &arguments);
+        read_npz(&path.join("y.npz")).unwrap()["y"].to_f32_vec().unwrap()
+    };
+    succeed(path, "run m.onnx --input d.npz --output y.npz --quiet");
+    let float = read_npz(&path.join("y.npz")).unwrap()["y"].to_f32_vec().unwrap();
+    let error = |artifact: &str, bits: u8| -> f32 {
+        output(artifact, bits).iter().zip(&float).map(|(a, b)| (a - b) * (a - b)).sum()
+    };
+    // Ranges that suit 2 bits cost 8 bits a little.
+    let energy: f32 = float.iter().map(|v| v * v).sum();
+    assert!(error("whole.mqc", 8) < 0.003 * energy);
+    for (bits, share) in [(4, 0.7), (2, 0.7)] {
+        let (plain, learned) = (error("plain.mqc", bits), error("whole.mqc", bits));
+        assert!(learned < share * plain, "int{bits}: {learned}, not calibrated {plain}");
+    }
+    // The transformation moved into the gain: the norm of the model is no longer its own.
+    let tensors = |artifact: &str| std::fs::read(path.join(artifact).join("graph.onnx")).unwrap();
+    assert_ne!(tensors("plain.mqc"), tensors("whole.mqc"));
+    let message = fail(path, "train m.onnx -o e.mqc --method omniquant --data d.npz --blocks nothing", 1);
+    assert!(message.contains("no value where a block can end"), "{message}");
+}
+
 #[test]
 fn accumulated_parts_are_the_whole_batch() {
     let folder = folder();

@@ -51,7 +51,13 @@ impl Model {
             range: Range::Learned,
             affine: Affine::PerWidth,
             frozen_maps: vec![],
-            trainable: Trainable { latent: Latent::Weights, floats: true, include: vec![], exclude: vec![] },
+            trainable: Trainable {
+                latent: Latent::Weights,
+                floats: true,
+                equivalent: false,
+                include: vec![],
+                exclude: vec![],
+            },
             optimizer: Optimizer { clip: 0.0, ..Optimizer::default() },
         };
         Ok(Training::new(self.graph()?, options, &BTreeMap::new())?)

@@ -1,16 +1,17 @@
 //! `mqc train`: the options of the command line, the data, the stages, what is written at the end.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use mqc_ir::quant::{Affine, Width, Widths};
-use mqc_ir::{DType, Graph};
+use mqc_ir::quant::{Affine, RangeMethod, Width, Widths};
+use mqc_ir::{DType, Graph, Tensor};
 use mqc_passes::Debug;
 use mqc_training::options::{Codistill, Latent, Loss, LossKind, Optimizer, Options, Range, Rule, Trainable};
 
 use mqc_training::Training;
+use mqc_training::blocks::Block;
 
 use super::Outcome;
 use super::compile::Settings;
@@ -18,11 +19,12 @@ use super::ui::{Ui, UsageError};
 use crate::compile::{self, Request};
 use crate::data::required_inputs;
 use crate::method::stages::{self, Finished, Schedule};
-use crate::method::{self, calibrate, finish, prepare, trainee::width_name};
+use crate::method::{self, calibrate, finish, omniquant, prepare, trainee::width_name};
 use crate::train::data::{
     Classes, Content, Input, Samples, Stream, TextTokens, WindowInput, Windows, arrays,
 };
 use crate::train::{self, BestBy, Data, Decay, Interrupt, Source, Summary, Validation};
+use crate::trained::Trained;
 
 /// What is done to the weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -30,6 +32,8 @@ enum Method {
     /// Quantization-aware training of all weights.
     #[default]
     Qat,
+    /// Weights stay; their ranges and equivalent transformations are learned block by block on a few samples.
+    Omniquant,
     /// Codes stay as they are; scales, zero points, norms and biases are trained.
     Scales,
     /// The float model is trained; writes an ONNX model.
@@ -92,7 +96,7 @@ pub struct Args {
 #[derive(clap::Args)]
 #[command(next_help_heading = "What is trained")]
 struct What {
-    /// qat, scales or float.
+    /// qat, omniquant, scales or float.
     #[arg(long, value_enum, default_value_t)]
     method: Method,
     /// The widths that are trained [default: those of --bits]; others are evaluated only.
@@ -107,6 +111,15 @@ struct What {
     /// Let float parameters (norms, biases, tables) move in later stages too.
     #[arg(long)]
     thaw: bool,
+    /// OmniQuant: blocks end at values or nodes that match this glob; found if not given.
+    #[arg(long, value_name = "GLOB")]
+    blocks: Vec<String>,
+    /// OmniQuant: at most so many samples, chosen by the seed.
+    #[arg(long, default_value_t = 128)]
+    samples: usize,
+    /// OmniQuant: activations of a block beyond so many MiB are kept in a file.
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    activation_memory: usize,
     /// Where the range of codes comes from.
     #[arg(long, value_enum, default_value_t)]
     ends: Ends,
@@ -305,7 +318,16 @@ impl Args {
         let folder = self.run.run.clone().unwrap_or_else(|| self.output.with_extension("run"));
         let earlier = match self.what.method {
             Method::Scales => calibrate::codes(&graph)?,
-            Method::Qat | Method::Float => BTreeMap::new(),
+            Method::Omniquant | Method::Qat => match (quantize.quantize.range, base.range) {
+                (RangeMethod::Minmax, _) => BTreeMap::new(),
+                (RangeMethod::Mse, Range::Learned) => calibrate::ends(&graph)?,
+                (RangeMethod::Mse, Range::MinMax | Range::Levels) => {
+                    bail!(UsageError(
+                        "--range mse is where learned ranges begin; leave --ends away".to_owned()
+                    ))
+                }
+            },
+            Method::Float => BTreeMap::new(),
         };
         if let Some(graphs) = &self.run.graphs {
             let first = options.into_iter().next().context("there is no stage")?;
@@ -325,6 +347,11 @@ impl Args {
             )?),
             false => None,
         };
+        if self.what.method == Method::Omniquant {
+            let loops = loops.into_iter().next().context("there is no stage")?;
+            let base = options.into_iter().next().context("there is no stage")?;
+            return self.omniquant(ui, &graph, base, loops, source, &quantize, earlier);
+        }
         let mut data = |stage: usize| {
             let validation = match (&validation, self.data.validation_share) {
                 (Some(source), _) => Validation::Own(source.clone()),
@@ -351,16 +378,14 @@ impl Args {
         let finished = stages::run(run, &Interrupt::listen()?, &mut watch)?;
         drop(watch);
         match finished {
-            Finished::Stopped(summary) => {
-                ui.say(format_args!(
-                    "stopped at step {}; --resume continues in {}",
-                    summary.step,
-                    folder.display()
-                ));
-                self.report(ui, &[summary])?;
-            }
+            Finished::Stopped(summary) => self.stopped(ui, summary, &folder)?,
             Finished::All(trained) => {
-                self.write(&trained, &quantize)?;
+                match self.what.method {
+                    Method::Float => finish::write_float(&self.model, &self.output, &trained.state)?,
+                    Method::Qat | Method::Omniquant | Method::Scales => {
+                        self.write(&finish::for_compiler(&trained)?, &quantize)?;
+                    }
+                }
                 self.report(ui, &trained.summaries)?;
                 ui.say(format_args!("wrote {}; curves are in {}", self.output.display(), folder.display()));
             }
@@ -368,11 +393,63 @@ impl Args {
         Ok(Outcome::Passed)
     }
 
-    fn write(&self, trained: &stages::Trained, quantize: &mqc_passes::Options) -> Result<()> {
-        if self.what.method == Method::Float {
-            return finish::write_float(&self.model, &self.output, &trained.state);
+    #[expect(clippy::too_many_arguments, reason = "all that a training begins with")]
+    fn omniquant(
+        &self,
+        ui: &Ui,
+        graph: &Graph,
+        options: Options,
+        loops: train::Options,
+        source: Source,
+        quantize: &mqc_passes::Options,
+        ranges: BTreeMap<String, Tensor>,
+    ) -> Result<Outcome> {
+        if self.data.accumulate != 1 {
+            bail!(UsageError("--accumulate is for the other methods; a block is small".to_owned()));
         }
-        let for_compiler = finish::for_compiler(trained)?;
+        let samples = self.what.samples.min(source.train_rows());
+        let mut chosen = Data::new(source, Validation::None, samples, 1, self.how.seed)?;
+        let folder = self.run.run.clone().unwrap_or_else(|| self.output.with_extension("run"));
+        let run = omniquant::Run {
+            graph,
+            options,
+            loops,
+            ends: omniquant::globs(&self.what.blocks)?,
+            ranges,
+            samples: chosen.batch(1)?,
+            batch: self.data.batch,
+            validation: self.data.validation_share,
+            seed: self.how.seed,
+            threads: self.run.threads,
+            folder: folder.clone(),
+            resume: self.run.resume,
+            memory: self.what.activation_memory.saturating_mul(1 << 20),
+        };
+        let mut watch = ui.training();
+        let mut begin = |number: usize, count: usize, block: &Block| {
+            let (end, layers) = (&block.output, block.layers);
+            ui.say(format_args!("block {number} of {count}, {layers} nested weights, up to {end}"));
+        };
+        let finished = omniquant::run(run, &Interrupt::listen()?, &mut begin, &mut watch)?;
+        drop(watch);
+        match finished {
+            Finished::Stopped(summary) => self.stopped(ui, summary, &folder)?,
+            Finished::All(calibrated) => {
+                self.write(&calibrated.trained, quantize)?;
+                self.report(ui, &calibrated.summaries)?;
+                ui.say(format_args!("wrote {}; curves are in {}", self.output.display(), folder.display()));
+            }
+        }
+        Ok(Outcome::Passed)
+    }
+
+    fn stopped(&self, ui: &Ui, summary: Summary, folder: &Path) -> Result<()> {
+        let step = summary.step;
+        ui.say(format_args!("stopped at step {step}; --resume continues in {}", folder.display()));
+        self.report(ui, &[summary])
+    }
+
+    fn write(&self, trained: &Trained, quantize: &mqc_passes::Options) -> Result<()> {
         let request = Request {
             model: &self.model,
             output: &self.output,
@@ -381,7 +458,7 @@ impl Args {
             affine: Affine::Shared,
             activations: self.settings.activations(),
             debug: &Debug::default(),
-            trained: Some(&for_compiler),
+            trained: Some(trained),
         };
         compile::compile(&request, &mut |_, _| {})?;
         Ok(())
@@ -427,6 +504,11 @@ impl Args {
             LossName::SoftCe => LossKind::SoftLabels,
             LossName::Mse => LossKind::Mse,
         };
+        if what.method == Method::Omniquant && !kind.has_teacher() {
+            let message =
+                "--method omniquant compares blocks with those of the float model; leave --loss away";
+            bail!(UsageError(message.to_owned()));
+        }
         if what.method == Method::Float && kind.has_teacher() {
             bail!(UsageError(
                 "--method float has no teacher to distill from; choose --loss ce or mse".to_owned()
@@ -453,8 +535,13 @@ impl Args {
             affine: self.settings.affine().unwrap_or(Affine::PerWidth),
             frozen_maps: vec![],
             trainable: Trainable {
-                latent: if what.method == Method::Scales { Latent::Frozen } else { Latent::Weights },
-                floats: true,
+                latent: match what.method {
+                    Method::Qat | Method::Float => Latent::Weights,
+                    Method::Omniquant => Latent::Given,
+                    Method::Scales => Latent::Frozen,
+                },
+                floats: what.method != Method::Omniquant,
+                equivalent: what.method == Method::Omniquant,
                 include: what.trainable.clone(),
                 exclude: what.frozen.clone(),
             },
@@ -555,23 +642,10 @@ impl Args {
         if let Some(labels) = tensors.remove(&self.data.labels) {
             tensors.insert("labels".to_owned(), labels);
         }
-        let sizes = |ty: &mqc_ir::Type| -> Vec<usize> {
-            ty.shape()
-                .map(|s| s.iter().skip(1).filter_map(|d| d.size().map(|n| n as usize)).collect())
-                .unwrap_or_default()
-        };
-        let mut wanted: Vec<Input> = inputs
-            .iter()
-            .map(|(name, ty)| Input {
-                name: name.clone(),
-                dtype: ty.dtype().unwrap_or(DType::F32),
-                shape: sizes(ty),
-                classes: None,
-            })
-            .collect();
+        let mut wanted: Vec<Input> = inputs.iter().map(|(name, ty)| Input::of(name, ty)).collect();
         if !loss.kind.has_teacher() {
             let output = graph.outputs().iter().find(|o| o.name == loss.output);
-            let mut shape = output.map(|o| sizes(graph.ty(o.value))).unwrap_or_default();
+            let mut shape = output.map(|o| Input::of(&o.name, graph.ty(o.value)).shape).unwrap_or_default();
             let (dtype, classes) = match loss.kind {
                 LossKind::CrossEntropy { ignore, .. } => {
                     shape.pop();

@@ -8,6 +8,7 @@ use mqc_ir::Tensor;
 use mqc_ir::quant::Width;
 use mqc_onnx::export::{self, ExportOptions};
 use mqc_runtime::nested::AffineMap;
+use mqc_training::Training;
 use mqc_training::graphs::replica_name;
 
 use super::prepare::replace_weights;
@@ -20,10 +21,22 @@ use crate::trained::{self, TrainedLayer};
 /// # Errors
 /// None that a user can cause.
 pub fn for_compiler(trained: &Trained) -> Result<trained::Trained> {
+    let tensors = trained.training.float_names();
+    let tensors = tensors.into_iter().filter_map(|n| Some((n.clone(), trained.state.get(&n)?.clone())));
+    Ok(trained::Trained { layers: layers(&trained.training, &trained.codes)?, tensors: tensors.collect() })
+}
+
+/// Codes and maps of a training's layers, from what its [`Training::codes_graph`] gave.
+///
+/// # Errors
+/// None that a user can cause.
+pub fn layers(
+    training: &Training,
+    codes: &BTreeMap<String, Tensor>,
+) -> Result<BTreeMap<String, TrainedLayer>> {
     let mut layers = BTreeMap::new();
-    for layer in trained.training.layers() {
-        let get =
-            |name: String| trained.codes.get(&name).with_context(|| format!("the training left no {name}"));
+    for layer in training.layers() {
+        let get = |name: String| codes.get(&name).with_context(|| format!("the training left no {name}"));
         let weight = &layer.weight;
         let values = |name: String| Ok::<_, anyhow::Error>(get(name)?.to_f32_vec().unwrap_or_default());
         let map = |width: Option<Width>| {
@@ -33,13 +46,11 @@ pub fn for_compiler(trained: &Trained) -> Result<trained::Trained> {
             Ok::<_, anyhow::Error>(AffineMap { scale: scale.into(), zero: zero.into() })
         };
         let codes = values(format!("{weight}.codes"))?.into_iter().map(|c| c as u8).collect();
-        let maps = trained.training.options().maps();
+        let maps = training.options().maps();
         let per_width = maps.into_iter().map(|w| Ok((w, map(Some(w))?))).collect::<Result<_>>()?;
         layers.insert(layer.name.clone(), TrainedLayer { codes, map: map(None)?, per_width });
     }
-    let tensors = trained.training.float_names();
-    let tensors = tensors.into_iter().filter_map(|n| Some((n.clone(), trained.state.get(&n)?.clone())));
-    Ok(trained::Trained { layers, tensors: tensors.collect() })
+    Ok(layers)
 }
 
 /// Writes the model at `model` with its weights replaced.

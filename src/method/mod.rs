@@ -3,6 +3,7 @@
 pub mod calibrate;
 pub mod finish;
 pub mod graphs;
+pub mod omniquant;
 pub mod prepare;
 pub mod stages;
 pub mod trainee;

@@ -128,9 +128,9 @@ pub struct Trained {
 }
 
 /// How a run of stages ended.
-pub enum Finished {
-    /// All stages are done.
-    All(Box<Trained>),
+pub enum Finished<T> {
+    /// All is done.
+    All(T),
     /// It was stopped and can be continued.
     Stopped(Summary),
 }
@@ -139,7 +139,7 @@ pub enum Finished {
 ///
 /// # Errors
 /// What a stage finds wrong with its model, data or checkpoints.
-pub fn run(mut run: Run, interrupt: &Interrupt, watch: &mut dyn Watch) -> Result<Finished> {
+pub fn run(mut run: Run, interrupt: &Interrupt, watch: &mut dyn Watch) -> Result<Finished<Box<Trained>>> {
     let count = run.stages.len();
     let mut earlier = std::mem::take(&mut run.earlier);
     let mut summaries = vec![];
@@ -189,7 +189,7 @@ pub fn run(mut run: Run, interrupt: &Interrupt, watch: &mut dyn Watch) -> Result
 }
 
 /// The best state by validation, where there was one; else the last stays.
-fn take_best(trainee: &mut Trainee, folder: &Path) -> Result<()> {
+pub(super) fn take_best(trainee: &mut Trainee, folder: &Path) -> Result<()> {
     let place = folder.join(Kind::Best.name());
     if place.exists() {
         let best = checkpoint::load(&place)?;

@@ -239,6 +239,33 @@ impl Trainee {
     }
 }
 
+/// The float model's output, batch by batch.
+pub struct Outputs(Compiled);
+
+impl Outputs {
+    /// Compiles the graph; the weights are those that the training begins with.
+    ///
+    /// # Errors
+    /// Operations that the engine has not.
+    pub fn new(training: &Training, threads: usize) -> Result<Outputs> {
+        let mut compiled = Compiled::new(training.output_graph()?, threads)?;
+        let initial = training.state().iter().map(|s| (s.name.clone(), s.initial.clone()));
+        compiled.set_state(&initial.collect())?;
+        Ok(Outputs(compiled))
+    }
+
+    /// The output for a batch.
+    ///
+    /// # Errors
+    /// A missing or misshapen input.
+    pub fn run(&mut self, batch: &Tensors) -> Result<Tensor> {
+        self.0.feed_batch(batch)?;
+        self.0.program.run()?;
+        let Some(&output) = self.0.results.get("output") else { bail!("the graph has no output") };
+        Ok(self.0.program.output(output).to_tensor(DType::F32)?)
+    }
+}
+
 /// Rows `part * rows ..` of each tensor that has as many rows as the batch.
 fn part_of(batch: &Tensors, part: usize, parts: usize, rows: usize) -> Result<Tensors> {
     let cut = |(name, tensor): (&String, &Tensor)| {

@@ -10,6 +10,7 @@ use mqc_ir::quant::Width;
 use mqc_ir::{DType, Graph, Output, Value};
 
 use crate::autodiff::vjp;
+use crate::equivalent::{self, Equivalent, Learned};
 use crate::loss::{self, Target};
 use crate::nested_layer::{self, AffineParameters, Ends, Position};
 use crate::optimizer::{self, Update, Updated};
@@ -55,6 +56,8 @@ struct Work<'t, 'g> {
     labels: Option<Value>,
     teacher: Option<Value>,
     positions: BTreeMap<String, Position>,
+    /// What stands for the constants that equivalent transformations change.
+    transformed: Vec<(equivalent::Constant, Value)>,
 }
 
 /// Gradients by the name of the state, losses by replica.
@@ -136,7 +139,8 @@ impl Training {
 
     /// `(state without moments) -> per layer: WEIGHT/code [in groups], WEIGHT/scale, WEIGHT/zero [map shape],
     /// WEIGHT.codes [rows, cols], WEIGHT.scale@map, WEIGHT.zero@map [rows, groups]`: what artifacts and later stages
-    /// take over, computed exactly as the training computes it.
+    /// take over, computed exactly as the training computes it. NAME.transformed are the weights and constants that
+    /// equivalent transformations change.
     ///
     /// # Errors
     /// None that a model can cause.
@@ -162,8 +166,27 @@ impl Training {
                 outputs.push((format!("{weight}.scale{at}"), map_matrix(&mut work.b, layer, scale)?));
                 outputs.push((format!("{weight}.zero{at}"), map_matrix(&mut work.b, layer, zero)?));
             }
+            if let Some(learned) = work.equivalent_of(layer)? {
+                let weight = work.get(weight)?;
+                let scaled = equivalent::scaled_weight(&mut work.b, layer, weight, learned)?;
+                outputs.push((names::transformed(&layer.weight), scaled));
+            }
         }
+        work.transformed()?;
+        outputs.extend(work.transformed.iter().map(|(c, v)| (names::transformed(&c.name), *v)));
         finish(graph, outputs)
+    }
+
+    /// `(state without moments, batch) -> output`: the float model's output that the loss looks at.
+    ///
+    /// # Errors
+    /// None that a model can cause.
+    pub fn output_graph(&self) -> Result<StepGraph, Error> {
+        let mut graph = self.empty("output");
+        let state: Vec<&State> = self.state.iter().filter(|s| !s.is_moment).collect();
+        let mut work = Work::new(self, &mut graph, &state, true)?;
+        let (output, ..) = work.forward(None)?;
+        finish(graph, vec![("output".to_owned(), output)])
     }
 
     fn empty(&self, name: &str) -> Graph {
@@ -260,6 +283,7 @@ impl<'t, 'g> Work<'t, 'g> {
             labels: None,
             teacher: None,
             positions: BTreeMap::new(),
+            transformed: vec![],
         };
         if with_batch {
             work.shared = Shared::new(&mut work.b, &training.source);
@@ -344,7 +368,7 @@ impl<'t, 'g> Work<'t, 'g> {
         }
         let weight = &layer.weight;
         let at = match self.training.options.trainable.latent {
-            Latent::Weights => {
+            Latent::Weights | Latent::Given => {
                 let ends = match self.training.options.range {
                     Range::Learned => Some(Ends {
                         gamma: self.get(&names::gamma(weight))?,
@@ -352,7 +376,10 @@ impl<'t, 'g> Work<'t, 'g> {
                     }),
                     Range::MinMax | Range::Levels => None,
                 };
-                let float = self.get(weight)?;
+                let mut float = self.get(weight)?;
+                if let Some(learned) = self.equivalent_of(layer)? {
+                    float = equivalent::scaled_weight(&mut self.b, layer, float, learned)?;
+                }
                 let groups = nested_layer::in_groups(&mut self.b, float, layer.grouped())?;
                 nested_layer::position(&mut self.b, layer, groups, ends, self.training.options.inset())?
             }
@@ -370,6 +397,31 @@ impl<'t, 'g> Work<'t, 'g> {
         };
         self.positions.insert(layer.name.clone(), at);
         Ok(at)
+    }
+
+    fn learned(&self, equivalent: &Equivalent) -> Result<Learned, Error> {
+        let delta = equivalent.biases.as_ref().map(|_| self.get(&names::delta(&equivalent.name)));
+        let log_scale = self.get(&names::log_scale(&equivalent.name))?;
+        Ok(Learned { log_scale, delta: delta.transpose()? })
+    }
+
+    fn equivalent_of(&self, layer: &Layer) -> Result<Option<Learned>, Error> {
+        let layers = &self.training.source.layers;
+        let reads = |e: &&Equivalent| e.layers.iter().any(|i| layers[*i].name == layer.name);
+        self.training.equivalents.iter().find(reads).map(|e| self.learned(e)).transpose()
+    }
+
+    /// The constants that equivalent transformations change, made once for all replicas.
+    fn transformed(&mut self) -> Result<(), Error> {
+        if self.transformed.is_empty() {
+            let training = self.training;
+            for equivalent in &training.equivalents {
+                let learned = self.learned(equivalent)?;
+                let layers = &training.source.layers;
+                self.transformed.extend(equivalent::constants(&mut self.b, equivalent, layers, learned)?);
+            }
+        }
+        Ok(())
     }
 
     fn affine(&self, layer: &Layer, width: Width) -> Result<AffineParameters, Error> {
@@ -401,6 +453,10 @@ impl<'t, 'g> Work<'t, 'g> {
                 }
             };
             weights.sliced.insert(layer.name.clone(), value);
+        }
+        if width.is_some() {
+            self.transformed()?;
+            weights.bound = self.transformed.iter().map(|(old, new)| (old.value, *new)).collect();
         }
         let output = self.replicate(&weights, &scope)?;
         Ok((output, weights.sliced))
@@ -493,6 +549,7 @@ impl<'t, 'g> Work<'t, 'g> {
         let floats = floats.chain(layers.iter().map(|l| l.weight.as_str()));
         let mut wrt: Vec<Value> = floats.filter_map(|name| self.trained(name)).collect();
         wrt.extend(sliced.values().copied());
+        wrt.extend(self.transformed.iter().map(|(_, new)| *new).filter(|_| width.is_some()));
         wrt.sort_unstable();
         wrt.dedup();
         let cotangents = vjp(&mut self.b, &[seed], &wrt, stops)?;
@@ -553,6 +610,12 @@ impl<'t, 'g> Work<'t, 'g> {
             }
             let names = [weight.clone(), names::gamma(weight), names::beta(weight), names::code(weight)];
             wrt.extend(names.iter().filter_map(|name| self.trained(name)));
+        }
+        seeds.extend(
+            self.transformed.iter().filter_map(|(_, v)| sums.get(*v).map(|cotangent| (*v, cotangent))),
+        );
+        for (name, _) in training.equivalents.iter().flat_map(equivalent::state) {
+            wrt.extend(self.trained(&name));
         }
         let cotangents = vjp(&mut self.b, &seeds, &wrt, &[])?;
         for (value, cotangent) in wrt.into_iter().zip(cotangents) {

@@ -3,7 +3,9 @@
 //! Knows the IR only; what it makes is ordinary IR that any runtime of static shapes can run.
 
 pub mod autodiff;
+pub mod blocks;
 pub mod builder;
+pub mod equivalent;
 pub mod error;
 pub mod expand;
 pub mod graphs;

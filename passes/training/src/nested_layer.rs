@@ -3,7 +3,7 @@
 //! ```text
 //! scale    = (gamma max(w) - beta min(w)) / (255 - 2 inset)     zero = inset - beta min(w) / scale
 //! position = w / scale + zero                          or a latent code kept in its bucket (planes in turn)
-//! weight_r = scale ((level_r(position) - 127.5) s_r + t_r + 127.5 - zero)               (per-width affine)
+//! weight_r = (level_r(position) - 127.5) scale s_r + scale (t_r + 127.5 - zero)          (per-width affine)
 //! ```
 //!
 //! gamma and beta are OmniQuant's learned range; with the other ranges they are 1 and the gradient passes from `weight_r`
@@ -119,7 +119,10 @@ pub fn position(
             (scale, b.expand(middle, &layer.grouped().map_shape())?)
         }
     };
-    let codes = b.div(weight, scale)?;
+    // One division a row: the others are as many as there are weights.
+    let one = b.scalar(1.0);
+    let inverse = b.div(one, scale)?;
+    let codes = b.mul(weight, inverse)?;
     Ok(Position { position: b.add(codes, zero)?, scale, zero })
 }
 
@@ -153,17 +156,19 @@ pub fn weight_at(
     affine: Option<AffineParameters>,
 ) -> Result<Value, Error> {
     let level = b.op(Op::FakeSlice { width, mode }, &[at.position])?;
-    let steps = match affine {
-        None => b.sub(level, at.zero)?,
-        Some(affine) => {
-            let centred = b.add_scalar(level, -MIDDLE)?;
-            let scaled = b.mul(centred, affine.scale)?;
-            let middle = b.add_scalar(affine.shift, MIDDLE)?;
-            let offset = b.sub(middle, at.zero)?;
-            b.add(scaled, offset)?
-        }
+    let Some(affine) = affine else {
+        let steps = b.sub(level, at.zero)?;
+        return b.mul(steps, at.scale);
     };
-    b.mul(steps, at.scale)
+    // Of the weights only a product and a sum: what is the same for a whole row is computed once for it, and so are
+    // its gradients.
+    let centred = b.add_scalar(level, -MIDDLE)?;
+    let slope = b.mul(at.scale, affine.scale)?;
+    let middle = b.add_scalar(affine.shift, MIDDLE)?;
+    let steps = b.sub(middle, at.zero)?;
+    let offset = b.mul(steps, at.scale)?;
+    let scaled = b.mul(centred, slope)?;
+    b.add(scaled, offset)
 }
 
 /// The affine map of a width as artifacts hold it: `weight = scale (level - zero)`.

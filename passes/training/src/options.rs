@@ -49,6 +49,8 @@ pub struct Trainable {
     pub latent: Latent,
     /// Whether biases, norms, embeddings and other float parameters are trained.
     pub floats: bool,
+    /// Whether OmniQuant's equivalent transformations are learned, which needs `Latent::Given`.
+    pub equivalent: bool,
     /// Only parameters whose name matches one of these globs; empty means all.
     pub include: Vec<String>,
     /// No parameters that match one of these.
@@ -61,6 +63,8 @@ pub struct Trainable {
 pub enum Latent {
     /// A float weight, quantized anew at each step.
     Weights,
+    /// The float weight stays as it is; the range of its codes is learned (OmniQuant).
+    Given,
     /// A position on the scale of codes that stays within the bucket of its leading `prefix` bits: planes in turn.
     Codes {
         /// How many leading planes are frozen.
@@ -172,7 +176,13 @@ impl Options {
             range: Range::Learned,
             affine: Affine::PerWidth,
             frozen_maps: vec![],
-            trainable: Trainable { latent: Latent::Weights, floats: true, include: vec![], exclude: vec![] },
+            trainable: Trainable {
+                latent: Latent::Weights,
+                floats: true,
+                equivalent: false,
+                include: vec![],
+                exclude: vec![],
+            },
             optimizer: Optimizer::default(),
         }
     }

@@ -44,6 +44,11 @@ pub struct Grouped {
 }
 
 impl Layer {
+    /// What stands for it where it is used.
+    pub fn uses(&self) -> &[Value] {
+        &self.dequantized
+    }
+
     /// Its axes.
     pub fn grouped(&self) -> Grouped {
         let shape = self.tensor.shape();
@@ -158,6 +163,11 @@ impl Source {
         &self.graph
     }
 
+    /// Whether a node's result changes while the model is trained.
+    pub fn is_trained(&self, node: NodeId) -> bool {
+        self.trained.contains(&node)
+    }
+
     fn visit(&mut self, id: NodeId) {
         let Some(node) = self.graph.node(id) else { return };
         let operands = self.graph.operands(id);
@@ -266,13 +276,20 @@ impl Source {
                 values.insert(parameter.value, value);
             }
         }
+        values.extend(weights.bound.iter().map(|(old, new)| (*old, *new)));
         let wanted: Vec<Value> = self.graph.outputs().iter().map(|o| o.value).collect();
         let needed = self.needed(&wanted, &values);
+        // What depends on a bound value is no other replica's.
+        let mut changed: BTreeSet<NodeId> = BTreeSet::new();
         for id in self.graph.order()?.into_iter().filter(|id| needed.contains(id)) {
             if values.contains_key(&Value { node: id, slot: 0 }) {
                 continue;
             }
-            let is_shared = !self.trained.contains(&id);
+            let reads = |v: &Value| weights.bound.contains_key(v) || changed.contains(&v.node);
+            if self.graph.operands(id).iter().flatten().any(reads) {
+                changed.insert(id);
+            }
+            let is_shared = !self.trained.contains(&id) && !changed.contains(&id);
             if is_shared && let Some(outputs) = shared.0.get(&id) {
                 values.extend(outputs.iter().enumerate().map(|(slot, v)| (Value { node: id, slot }, *v)));
                 continue;
@@ -355,6 +372,8 @@ pub struct Weights {
     pub sliced: BTreeMap<String, Value>,
     /// Float weights by name; weights that are not listed stay as they are in the model.
     pub floats: BTreeMap<String, Value>,
+    /// What else stands for something, by value of the source.
+    pub bound: BTreeMap<Value, Value>,
 }
 
 /// The operands of a node that are parameters when they are constants: gains, biases, unnested weights. The other

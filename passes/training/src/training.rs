@@ -6,6 +6,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use mqc_ir::quant::{Affine, Width};
 use mqc_ir::{Graph, Tensor};
 
+use crate::equivalent::{self, Equivalent};
 use crate::options::{Latent, Options, Range};
 use crate::source::{Layer, Source};
 use crate::{Error, optimizer};
@@ -70,6 +71,19 @@ pub mod names {
         name.rsplit_once(MOMENT).is_some_and(|(_, moment)| !moment.contains('/'))
     }
 
+    /// ln s of the equivalent transformation of a value.
+    pub fn log_scale(value: &str) -> String {
+        format!("{value}/log_scale")
+    }
+    /// What an equivalent transformation makes of a weight, gain or bias.
+    pub fn transformed(constant: &str) -> String {
+        format!("{constant}.transformed")
+    }
+    /// delta of the equivalent transformation of a value.
+    pub fn delta(value: &str) -> String {
+        format!("{value}/delta")
+    }
+
     /// A moment of the optimizer.
     pub fn moment(tensor: &str, moment: &str) -> String {
         format!("{tensor}{MOMENT}{moment}")
@@ -81,6 +95,7 @@ pub struct Training {
     pub(crate) source: Source,
     pub(crate) options: Options,
     pub(crate) state: Vec<State>,
+    pub(crate) equivalents: Vec<Equivalent>,
 }
 
 impl Training {
@@ -100,6 +115,10 @@ impl Training {
         let mut state = Collector { earlier, chosen, state: vec![] };
         for layer in &source.layers {
             state.layer(layer, &options, source.has_float_use(layer))?;
+        }
+        let equivalents = if options.trainable.equivalent { equivalent::find(&source) } else { vec![] };
+        for (name, size) in equivalents.iter().flat_map(equivalent::state) {
+            state.push(name, filled(&[size], 0.0)?, true, 1.0, false)?;
         }
         for parameter in &source.parameters {
             if source.layers.iter().any(|l| l.weight == parameter.name) {
@@ -125,7 +144,7 @@ impl Training {
                 }
             }
         }
-        Ok(Training { source, options, state })
+        Ok(Training { source, options, state, equivalents })
     }
 
     /// What the run keeps, in the order of the graphs' inputs.
@@ -153,6 +172,10 @@ impl Training {
 }
 
 fn check(options: &Options) -> Result<(), Error> {
+    if options.trainable.equivalent && options.trainable.latent != Latent::Given {
+        let message = "is for weights that are not trained themselves";
+        return Err(Error::invalid("option", "equivalent", message));
+    }
     let widths = &options.widths;
     if widths.len() != options.lambda.len() {
         let message = format!("has {} weights for {} widths", options.lambda.len(), widths.len());
@@ -239,8 +262,8 @@ impl Collector<'_> {
         let (ones, zeros) = (filled(&map, 1.0)?, filled(&map, 0.0)?);
         let float = |trained| (weight.to_owned(), layer.tensor.clone(), trained, 1.0, true);
         match options.trainable.latent {
-            Latent::Weights => {
-                let (name, tensor, trained, rate, decays) = float(true);
+            latent @ (Latent::Weights | Latent::Given) => {
+                let (name, tensor, trained, rate, decays) = float(latent == Latent::Weights);
                 self.push(name, tensor, trained, rate, decays)?;
                 if options.range == Range::Learned && !options.widths.is_empty() {
                     self.push(names::gamma(weight), ones.clone(), true, 1.0, false)?;
@@ -258,7 +281,7 @@ impl Collector<'_> {
                 self.push(names::code(weight), code, false, 1.0, false)?;
             }
         }
-        if options.trainable.latent != Latent::Weights {
+        if matches!(options.trainable.latent, Latent::Codes { .. } | Latent::Frozen) {
             let trained = options.trainable.latent == Latent::Frozen && options.affine == Affine::Shared;
             for name in [names::scale(weight), names::zero(weight)] {
                 let tensor = self.need(&name, &map)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use mqc_ir::{DType, Tensor};
+use mqc_ir::{DType, Tensor, Type};
 
 use super::column::Column;
 use super::{sampler, source};
@@ -20,6 +20,15 @@ pub struct Input {
     pub shape: Vec<usize>,
     /// For class indices: which ones there are.
     pub classes: Option<Classes>,
+}
+
+impl Input {
+    /// What a model's input of this type wants; `classes` is none.
+    pub fn of(name: &str, ty: &Type) -> Input {
+        let sizes = ty.shape().into_iter().flat_map(|s| s.iter().skip(1));
+        let shape = sizes.filter_map(|d| d.size().map(|n| n as usize)).collect();
+        Input { name: name.to_owned(), dtype: ty.dtype().unwrap_or(DType::F32), shape, classes: None }
+    }
 }
 
 /// The class indices that labels may have: below `count`, or `ignore`.

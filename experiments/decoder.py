@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""Trains one decoder in many ways at equal budget and prints a table: experiment A of docs/results.md.
+
+    cargo build --release --workspace --examples --bins
+    target/release/examples/decoder --layers 3 --width 256 --context 64 -o decoder.onnx
+    target/release/mqc train decoder.onnx -o float.onnx --method float --loss ce --tokenizer bytes --sequence 64 \\
+        --text train.txt --validation-text valid.txt --batch 16 --steps 1500 --lr 0.002 --warmup 100
+    python3 experiments/decoder.py float.onnx --text train.txt --validation-text valid.txt --out runs
+
+A configuration costs PASSES forward and backward passes for each of its widths. What is done is kept in `--out`; calling
+it again does what is missing. Only the standard library is needed.
+"""
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+PAPER = "--schedule joint --ends minmax --affine shared"
+JOINT = "--schedule joint"
+# Name -> (options, steps of each stage as shares of the budget of one width).
+CONFIGURATIONS = {
+    "float, trained on": ("--method float", [1]),
+    "not trained, round": (f"{PAPER} --slice round --lr 1e-20", [0]),
+    "not trained, midpoint": (f"{PAPER} --lr 1e-20", [0]),
+    **{f"alone int{r}, plain QAT": (f"--train-bits {r} --schedule joint --ends levels --affine shared", [1]) for r in (8, 4, 2)},
+    **{f"alone int{r}, our ingredients": (f"--train-bits {r} --schedule joint", [1]) for r in (8, 4, 2)},
+    "MatQuant, round": (f"{PAPER} --slice round", [1]),
+    "MatQuant, midpoint": (PAPER, [1]),
+    "MatQuant, extra": (f"{PAPER} --slice extra", [1]),
+    "joint": (JOINT, [1]),
+    "joint, codistilled 8:4,8:2": (f"{JOINT} --codistill 8:4,8:2", [1]),
+    "joint, lambda .1,.1,1": (f"{JOINT} --lambda 0.1,0.1,1", [1]),
+    "joint, shared map": (f"{JOINT} --affine shared", [1]),
+    "in turn 2;8,4": ("", [1, 1]),
+    "in turn 2;8,4, thawed": ("--thaw", [1, 1]),
+    "in turn 2;8,4, shared map": ("--affine shared", [1, 1]),
+    "in turn 2;4;8": ("--stages 2;4;8", [1, 1, 1]),
+    "in turn 2;8,4, codistilled 8:4": ("--codistill 8:4", [1, 1]),
+    "in turn 2;8,4, codes at a third": ("--code-rate 333", [1, 1]),
+    "in turn 2;8,4, codes at three times": ("--code-rate 3000", [1, 1]),
+    "in turn 2;8,4, int2 longer": ("", [1.6, 0.7]),
+    "in turn 2;8,4, half the budget": ("", [0.5, 0.5]),
+    "in turn 2;8,4, distilled": ("--loss distill", [1, 1]),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--validation-text", required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--mqc", default="target/release/mqc")
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--passes", type=int, default=250)
+    parser.add_argument("--lr", default="0.001")
+    parser.add_argument("--threads", default="1")
+    parser.add_argument("--only", help="configurations whose name contains this")
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    names = [n for n in CONFIGURATIONS if args.only is None or args.only in n]
+    if not args.table:
+        for seed in args.seeds.split(","):
+            for name in names:
+                run(args, name, int(seed))
+    print(table(args, names))
+
+
+def result(args, name, seed):
+    plain = "".join(c if c.isalnum() else "-" for c in name)
+    return args.out / f"{plain}-{seed}.json"
+
+
+def run(args, name, seed):
+    place = result(args, name, seed)
+    if place.exists():
+        return
+    options, shares = CONFIGURATIONS[name]
+    steps = [max(1, round(args.passes * share)) for share in shares]
+    command = [args.mqc, "train", args.model, "--output", str(place.with_suffix(".mqc")), "--force", "--json", "--quiet"]
+    command += ["--bits", "8,4,2", "--evaluate-bits", "8,6,4,3,2", "--tokenizer", "bytes", "--sequence", "64", "--lr", args.lr]
+    command += ["--text", args.text, "--validation-text", args.validation_text, "--validation-batches", "60"]
+    command += ["--batch", "8", "--seed", str(seed), "--threads", args.threads]
+    command += ["--steps", ",".join(map(str, steps)), "--evaluate-every", str(max(steps)), "--run", str(place.with_suffix(".run"))]
+    if "--lr" in options:
+        command[command.index("--lr") : command.index("--lr") + 2] = []
+    command += options.split()
+    if "--loss" not in command:
+        command += ["--loss", "ce"]
+    print(" ".join(command), file=sys.stderr, flush=True)
+    subprocess.run(["rm", "-rf", str(place.with_suffix(".run"))], check=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    place.write_text(done.stdout)
+
+
+def losses(args, name, seed):
+    place = result(args, name, seed)
+    if not place.exists():
+        return None
+    last = json.loads(place.read_text())[-1]
+    of = {w["name"]: w["loss_sum"] / w["count"] for w in last["validation"]}
+    alone = name.split()[1].rstrip(",") if name.startswith("alone") else None
+    return {w: loss for w, loss in of.items() if alone in (None, w)}
+
+
+def table(args, names):
+    widths = ["float", "int8", "int6", "int4", "int3", "int2"]
+    lines = ["| configuration | seeds | " + " | ".join(widths) + " |", "|---" * (len(widths) + 2) + "|"]
+    for name in names:
+        found = [l for seed in args.seeds.split(",") if (l := losses(args, name, seed))]
+        if not found:
+            continue
+        cells = []
+        for width in widths:
+            values = [l[width] for l in found if width in l]
+            spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.4f}{spread}" if values else "")
+        lines.append(f"| {name} | {len(found)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
