@@ -36,7 +36,7 @@ pub struct Equivalent {
     pub size: usize,
     /// Places in the source's list of the layers that read it.
     pub layers: Vec<usize>,
-    /// What it is multiplied by, shape [size].
+    /// What it is multiplied by, shape \[size\].
     pub gain: Constant,
     /// Where delta can be had: what is added to it, and the bias of each layer in the order of `layers`.
     pub biases: Option<(Constant, Vec<Constant>)>,
@@ -122,9 +122,9 @@ fn product_of(graph: &Graph, layer: &Layer) -> Option<(Value, Value)> {
 /// What is learned of a transformation.
 #[derive(Clone, Copy, Debug)]
 pub struct Learned {
-    /// ln s, [size]: s stays positive.
+    /// ln s, \[size\]: s stays positive.
     pub log_scale: Value,
-    /// delta, [size].
+    /// delta, \[size\].
     pub delta: Option<Value>,
 }
 
