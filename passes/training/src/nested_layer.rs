@@ -3,7 +3,7 @@
 //! ```text
 //! scale    = (gamma max(w) - beta min(w)) / (255 - 2 inset)     zero = inset - beta min(w) / scale
 //! position = w / scale + zero                          or a latent code kept in its bucket (planes in turn)
-//! weight_r = (level_r(position) - 127.5) scale s_r + scale (t_r + 127.5 - zero)          (per-width affine)
+//! weight_r = level_r(position) scale s_r + scale (t_r + 127.5 (1 - s_r) - zero)          (per-width affine)
 //! ```
 //!
 //! gamma and beta are OmniQuant's learned range; with the other ranges they are 1 and the gradient passes from `weight_r`
@@ -162,12 +162,13 @@ pub fn weight_at(
     };
     // Of the weights only a product and a sum: what is the same for a whole row is computed once for it, and so are
     // its gradients.
-    let centred = b.add_scalar(level, -MIDDLE)?;
     let slope = b.mul(at.scale, affine.scale)?;
     let middle = b.add_scalar(affine.shift, MIDDLE)?;
     let steps = b.sub(middle, at.zero)?;
+    let turned = b.scale(affine.scale, MIDDLE)?;
+    let steps = b.sub(steps, turned)?;
     let offset = b.mul(steps, at.scale)?;
-    let scaled = b.mul(centred, slope)?;
+    let scaled = b.mul(level, slope)?;
     b.add(scaled, offset)
 }
 

@@ -4,6 +4,7 @@ use mqc_ir::{DType, Graph};
 
 use crate::array::{Data, Slice};
 use crate::engine::Engine;
+use crate::fuse;
 use crate::graph::Net;
 use crate::reference::Reference;
 use crate::{Array, Error, Kind, Real};
@@ -51,7 +52,17 @@ impl<T: Real> Program<T> {
     pub fn compile(graph: &Graph, setup: &Setup) -> Result<Program<T>, Error> {
         let net = Net::new(graph, setup)?;
         let (inputs, outputs) = (net.inputs.clone(), net.outputs.clone());
-        Ok(Program { inputs, outputs, engine: Way::Fast(Box::new(Engine::new(net, setup)?)) })
+        Ok(Program { inputs, outputs, engine: Way::Fast(Box::new(Engine::new(net, setup, fuse::schedule)?)) })
+    }
+
+    /// The same program with a pass over memory for every operation: slower, to compare with.
+    ///
+    /// # Errors
+    /// As [`Program::compile`].
+    pub fn compile_unfused(graph: &Graph, setup: &Setup) -> Result<Program<T>, Error> {
+        let net = Net::new(graph, setup)?;
+        let (inputs, outputs) = (net.inputs.clone(), net.outputs.clone());
+        Ok(Program { inputs, outputs, engine: Way::Fast(Box::new(Engine::new(net, setup, fuse::separate)?)) })
     }
 
     /// The same program computed node by node with simple loops: slow, to compare with.

@@ -7,6 +7,9 @@ use mqc_ir::{DType, Dim, F32, Graph, Op, Tensor, Type, Value};
 use mqc_step::{Array, Program, Real, Setup};
 use proptest::prelude::*;
 
+/// Kinds of nodes.
+const KINDS: u8 = 29;
+
 /// A graph over matrices of a few shapes that fit each other.
 struct Random {
     graph: Graph,
@@ -60,7 +63,7 @@ impl Random {
                 })
                 .collect()
         };
-        match (kind % 26, both) {
+        match (kind % KINDS, both) {
             (0, _) => self.apply(Op::Unary(Unary::Tanh), &[x], shape),
             (1, _) => self.apply(Op::Unary(Unary::Sigmoid), &[x], shape),
             (2, _) => self.apply(Op::Unary(Unary::Relu), &[x], shape),
@@ -170,6 +173,35 @@ impl Random {
                 };
                 self.apply(op, &[joined], vec![1, shape[1]]);
             }
+            // The gradient of what is held within bounds.
+            (26, Some(to)) => {
+                let [low, high, zero] = [-0.6, 0.5, 0.0].map(|v| self.constant(Tensor::f32_scalar(v)));
+                self.apply(Op::Compare(Compare::Less), &[x, low], shape.clone());
+                let below = self.values.pop().unwrap().0;
+                self.apply(Op::Compare(Compare::Greater), &[x, high], shape.clone());
+                let above = self.values.pop().unwrap().0;
+                self.apply(Op::Binary(Binary::Or), &[below, above], shape);
+                let outside = self.values.pop().unwrap().0;
+                self.apply(Op::Select, &[outside, zero, y], to);
+            }
+            // Sums of products.
+            (27, Some(to)) if to.len() == 2 => {
+                self.apply(Op::Binary(Binary::Mul), &[x, y], to.clone());
+                let product = self.values.pop().unwrap().0;
+                let axes = [Some(vec![0]), Some(vec![1]), None][b % 3].clone();
+                let shape = [vec![to[1]], vec![to[0]], vec![]][b % 3].clone();
+                let op =
+                    Op::Reduce { kind: Reduction::Sum, axes, keepdims: false, noop_with_empty_axes: false };
+                self.apply(op, &[product], shape.clone());
+                let sum = self.values.pop().unwrap().0;
+                self.apply(Op::Unary(Unary::Softsign), &[sum], shape);
+            }
+            // A row for every row, as a bias or a gain is.
+            (28, _) if rank == 2 && shape[1] == self.values[2].1[0] => {
+                let row = self.values[2].0;
+                let kind = [Binary::Add, Binary::Sub, Binary::Mul][b % 3];
+                self.apply(Op::Binary(kind), &[x, row], shape);
+            }
             _ => {}
         }
     }
@@ -217,7 +249,7 @@ type Plan = (usize, usize, Vec<(u8, usize, usize)>, Vec<usize>);
 
 fn graphs() -> impl Strategy<Value = Plan> {
     let node = (any::<u8>(), 0usize..64, 0usize..64);
-    let size = prop_oneof![3 => 1usize..9, 1 => 30usize..200];
+    let size = prop_oneof![6 => 1usize..9, 2 => 30usize..200, 1 => Just(512)];
     (size.clone(), size, prop::collection::vec(node, 1..40), prop::collection::vec(0usize..64, 0..4))
 }
 
@@ -234,6 +266,17 @@ proptest! {
         // Twice: buffers are used again.
         let fast = run(Program::<f64>::compile(&random.graph, &setup).unwrap(), &random.inputs, 2);
         close(&fast, &plain, 1e-9)?;
+    }
+
+    #[test]
+    fn fused_is_unfused((rows, cols, nodes, wanted) in graphs()) {
+        let mut random = Random::new(rows, cols);
+        nodes.iter().for_each(|(kind, a, b)| random.grow(*kind, *a, *b));
+        random.finish(&wanted);
+        let setup = Setup { threads: 1, carried: vec![] };
+        let unfused = run(Program::<f64>::compile_unfused(&random.graph, &setup).unwrap(), &random.inputs, 2);
+        let fused = run(Program::<f64>::compile(&random.graph, &setup).unwrap(), &random.inputs, 2);
+        close(&fused, &unfused, 1e-9)?;
     }
 
     #[test]
@@ -259,7 +302,7 @@ proptest! {
     fn f32_is_close_to_f64((rows, cols, nodes, wanted) in graphs()) {
         let mut random = Random::new(rows, cols);
         // Steps and choices amplify roundings.
-        let smooth = |kind: u8| !matches!(kind % 26, 2 | 12 | 13 | 24);
+        let smooth = |kind: u8| !matches!(kind % KINDS, 2 | 12 | 13 | 24 | 26);
         nodes.iter().filter(|n| smooth(n.0)).for_each(|(kind, a, b)| random.grow(*kind, *a, *b));
         random.finish(&wanted);
         let setup = Setup { threads: 1, carried: vec![] };

@@ -1,21 +1,25 @@
 //! The fast engine: fused passes and strided products on planned buffers.
 
+mod apply;
 mod block;
+mod combine;
+mod load;
 mod memory;
 mod pass;
 mod prefetch;
+mod registers;
 mod single;
 
 use std::sync::{Mutex, PoisonError};
 
-use block::Registers;
 use memory::Buffer;
+use registers::Registers;
 
 use crate::array::{Data, Slice};
-use crate::fuse::{self, Kernel};
+use crate::fuse::Kernel;
 use crate::graph::Net;
 use crate::lower::task::{Source, Task};
-use crate::lower::{self};
+use crate::lower::{self, Lowered};
 use crate::view::Root;
 use crate::workers::Workers;
 use crate::{Error, Kind, Real, Setup};
@@ -41,9 +45,14 @@ pub(crate) struct Engine<T> {
 }
 
 impl<T: Real> Engine<T> {
-    pub fn new(net: Net, setup: &Setup) -> Result<Engine<T>, Error> {
+    /// `schedule` chooses passes and their order.
+    pub fn new(
+        net: Net,
+        setup: &Setup,
+        schedule: fn(&Lowered<T>) -> Vec<Kernel>,
+    ) -> Result<Engine<T>, Error> {
         let lowered = lower::lower::<T>(&net, setup)?;
-        let mut kernels = fuse::schedule(&lowered);
+        let mut kernels = schedule(&lowered);
         let memory = memory::plan(&lowered, &mut kernels, &setup.carried);
         let bytes = |(kind, len): &(Kind, usize)| len.checked_mul(kind.size::<T>());
         let peak = memory.sizes.iter().try_fold(0usize, |sum, size| sum.checked_add(bytes(size)?));

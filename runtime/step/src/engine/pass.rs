@@ -1,7 +1,8 @@
 //! A fused pass, cut into chunks that threads share. Chunks depend only on sizes, so results do not depend on threads.
 
 use super::Engine;
-use super::block::{self, Chunk, Part, neutral};
+use super::block::{self, Chunk, Part};
+use super::combine::{greater, lesser, neutral};
 use crate::Real;
 use crate::array::{Data, Slice};
 use crate::fuse::instructions::Fused;
@@ -65,8 +66,8 @@ impl<T: Real> Engine<T> {
                     *to = match total.combine {
                         Combine::Sum => *to + *v,
                         Combine::Prod => *to * *v,
-                        Combine::Max => block::greater(*to, *v),
-                        Combine::Min => block::lesser(*to, *v),
+                        Combine::Max => greater(*to, *v),
+                        Combine::Min => lesser(*to, *v),
                     };
                 }
             }

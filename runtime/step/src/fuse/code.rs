@@ -5,14 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use mqc_ir::op::Binary;
 
 use super::instructions::{Code, Fused, Instruction, Load, Operand, Pattern, Register, Splat, Store, Total};
-use super::{Class, Group};
+use super::{Class, Group, block, join, registers};
 use crate::Kind;
 use crate::lower::Lowered;
 use crate::lower::task::{Arg, Form, Func, Work};
 use crate::view::{Root, View};
-
-/// Elements of a block where rows do not say otherwise: some registers fit the first cache.
-const BLOCK: usize = 1024;
 
 struct Generate<'a, T> {
     lowered: &'a Lowered<T>,
@@ -56,10 +53,9 @@ pub(super) fn generate<T>(lowered: &Lowered<T>, group: &Group, stored: &BTreeSet
         generate.task(*task, stored);
     }
     let mut fused = generate.fused;
-    join(&mut fused);
-    assign(&mut fused);
-    let target = if fused.registers > 10 { BLOCK / 2 } else { BLOCK };
-    fused.block = (target / d).max(1) * d;
+    join::join(&mut fused);
+    block::choose(&mut fused);
+    registers::assign(&mut fused);
     fused
 }
 
@@ -83,7 +79,8 @@ impl<T> Generate<'_, T> {
                 let from = self.operand(arg, row);
                 if class == Class::After {
                     let columns = matches!(form, Form::Columns(_));
-                    self.fused.totals.push(Total { root, from, row, combine: *combine, columns });
+                    let combine = *combine;
+                    self.fused.totals.push(Total { root, from, times: None, row, combine, columns });
                 } else {
                     let to = self.push(Code::Combine(*combine), [from; 3], true);
                     self.values.insert(root, to);
@@ -181,7 +178,7 @@ impl<T> Generate<'_, T> {
                 Operand::Register(self.next - 1)
             }
             Pattern::Dense if real => Operand::Memory(load),
-            Pattern::Dense | Pattern::Strided(..) | Pattern::Window { .. } => {
+            Pattern::Dense | Pattern::Repeat(_) | Pattern::Strided(..) | Pattern::Window { .. } => {
                 let nothing = Operand::Register(usize::MAX);
                 Operand::Register(self.push(Code::Load(load), [nothing; 3], row))
             }
@@ -221,115 +218,9 @@ fn pattern(view: &View) -> Pattern {
         Pattern::Splat
     } else if strides == [1] {
         Pattern::Dense
+    } else if let (&[_, len], [0, 1]) = (shape.as_slice(), strides.as_slice()) {
+        Pattern::Repeat(len)
     } else {
         Pattern::Strided(shape, strides)
     }
-}
-
-/// Makes one instruction of a product and the sum that alone reads it.
-fn join(fused: &mut Fused) {
-    let mut uses: BTreeMap<Register, usize> = BTreeMap::new();
-    let ends = fused.stores.iter().map(|s| s.from).chain(fused.totals.iter().map(|t| t.from));
-    let reads = fused.instructions.iter().flat_map(|i| {
-        let count = if i.code == Code::Apply(Func::Select) { 3 } else { 2 };
-        i.from.into_iter().take(count)
-    });
-    for operand in reads.chain(ends) {
-        if let Operand::Register(register) = operand {
-            *uses.entry(register).or_default() += 1;
-        }
-    }
-    let mut made: BTreeMap<Register, usize> = BTreeMap::new();
-    let mut gone = vec![false; fused.instructions.len()];
-    for i in 0..fused.instructions.len() {
-        let Instruction { code, to, from, row } = fused.instructions[i].clone();
-        let product = |operand: Operand| match operand {
-            Operand::Register(r) if uses.get(&r) == Some(&1) => made.get(&r).copied(),
-            Operand::Register(_) | Operand::Memory(_) => None,
-        };
-        let (joined, place, other) = match code {
-            Code::Apply(Func::Binary(Binary::Mul)) => {
-                made.insert(to, i);
-                continue;
-            }
-            Code::Apply(Func::Binary(Binary::Add)) => match (product(from[0]), product(from[1])) {
-                (Some(place), _) => (Func::MulAdd, place, from[1]),
-                (None, Some(place)) => (Func::MulAdd, place, from[0]),
-                (None, None) => continue,
-            },
-            Code::Apply(Func::Binary(Binary::Sub)) => match product(from[1]) {
-                Some(place) => (Func::MulSub, place, from[0]),
-                None => continue,
-            },
-            Code::Apply(_) | Code::Load(_) | Code::CompareInts(..) | Code::Spread | Code::Combine(_) => {
-                continue;
-            }
-        };
-        if fused.instructions[place].row == row {
-            let [a, b, _] = fused.instructions[place].from;
-            gone[place] = true;
-            fused.instructions[i].code = Code::Apply(joined);
-            fused.instructions[i].from = [a, b, other];
-        }
-    }
-    let mut gone = gone.into_iter();
-    fused.instructions.retain(|_| !gone.next().unwrap_or(false));
-}
-
-/// Gives values registers, again once they are no longer needed.
-fn assign(fused: &mut Fused) {
-    let mut last: BTreeMap<Register, usize> = BTreeMap::new();
-    let registers = |from: &[Operand]| -> Vec<Register> {
-        from.iter()
-            .filter_map(|o| match o {
-                Operand::Register(r) if *r != usize::MAX => Some(*r),
-                Operand::Register(_) | Operand::Memory(_) => None,
-            })
-            .collect()
-    };
-    for (i, instruction) in fused.instructions.iter().enumerate() {
-        for register in registers(&instruction.from) {
-            last.insert(register, i);
-        }
-    }
-    let ends = fused.stores.iter().map(|s| s.from).chain(fused.totals.iter().map(|t| t.from));
-    for register in registers(&ends.collect::<Vec<_>>()) {
-        last.insert(register, usize::MAX);
-    }
-    let mut place: BTreeMap<Register, Register> = BTreeMap::new();
-    let mut count = 0;
-    let fixed =
-        fused.constants.iter_mut().map(|c| &mut c.0).chain(fused.splats.iter_mut().map(|s| &mut s.register));
-    for register in fixed {
-        last.insert(*register, usize::MAX);
-        place.insert(*register, count);
-        *register = count;
-        count += 1;
-    }
-    let mut free: Vec<Register> = vec![];
-    let rename = |operand: &mut Operand, place: &BTreeMap<Register, Register>| {
-        if let Operand::Register(r) = operand {
-            *r = place.get(r).copied().unwrap_or(0);
-        }
-    };
-    for (i, instruction) in fused.instructions.iter_mut().enumerate() {
-        // Never one that it reads.
-        let to = free.pop().unwrap_or_else(|| {
-            count += 1;
-            count - 1
-        });
-        let mut done = registers(&instruction.from);
-        done.sort_unstable();
-        done.dedup();
-        free.extend(done.iter().filter(|r| last.get(r) == Some(&i)).map(|r| place[r]));
-        place.insert(instruction.to, to);
-        if !last.contains_key(&instruction.to) {
-            free.push(to);
-        }
-        instruction.to = to;
-        instruction.from.iter_mut().for_each(|operand| rename(operand, &place));
-    }
-    fused.stores.iter_mut().for_each(|s| rename(&mut s.from, &place));
-    fused.totals.iter_mut().for_each(|t| rename(&mut t.from, &place));
-    fused.registers = count;
 }

@@ -30,6 +30,21 @@ pub(crate) enum Code {
     Combine(Combine),
 }
 
+impl Code {
+    /// How many operands it reads.
+    pub fn operands(&self) -> usize {
+        match self {
+            Code::Load(_) | Code::CompareInts(..) => 0,
+            Code::Spread | Code::Combine(_) => 1,
+            Code::Apply(func) => match func {
+                Func::Copy | Func::NotZero | Func::Not | Func::Unary(_) | Func::Map(_) => 1,
+                Func::Binary(_) | Func::Compare(_) | Func::Max | Func::Min | Func::Within { .. } => 2,
+                Func::Select | Func::MulAdd | Func::MulSub => 3,
+            },
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Instruction {
     pub code: Code,
@@ -46,6 +61,8 @@ pub(crate) enum Pattern {
     Splat,
     /// One behind the other.
     Dense,
+    /// So many, over and over.
+    Repeat(usize),
     Strided(Vec<usize>, Vec<isize>),
     /// Rows of `width`, of which only `low..high` are there, one behind the other; the rest is 0.
     Window {
@@ -88,9 +105,17 @@ pub(crate) struct Store {
 pub(crate) struct Total {
     pub root: Root,
     pub from: Operand,
+    /// What the elements are multiplied by.
+    pub times: Option<Operand>,
     pub row: bool,
     pub combine: Combine,
     pub columns: bool,
+}
+
+impl Total {
+    pub fn operands_mut(&mut self) -> impl Iterator<Item = &mut Operand> {
+        std::iter::once(&mut self.from).chain(&mut self.times)
+    }
 }
 
 /// One pass over `n` elements in rows of `d`.
@@ -111,6 +136,12 @@ pub(crate) struct Fused {
 }
 
 impl Fused {
+    /// What is read when all instructions have run.
+    pub fn ends(&self) -> Vec<Operand> {
+        let totals = self.totals.iter().flat_map(|t| std::iter::once(t.from).chain(t.times));
+        self.stores.iter().map(|s| s.from).chain(totals).collect()
+    }
+
     /// Values that it reads.
     pub fn reads(&self) -> Vec<Root> {
         self.loads.iter().map(|l| l.root).collect()

@@ -2,16 +2,29 @@
 //!
 //! A group is held back until a task outside it reads one of its values, or until nothing is left that could join it.
 
+mod block;
+mod cheap;
 mod code;
 pub(crate) mod instructions;
+mod join;
+mod registers;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cheap::Whole;
 use instructions::Fused;
 
 use crate::lower::Lowered;
 use crate::lower::task::{Arg, Form, Task, Work};
 use crate::view::{Root, View};
+
+/// Elements whose memory passes share even if one has to wait for what the other reads besides.
+const LARGE: usize = 1 << 13;
+
+/// So many groups back are looked at for one that reads the same memory.
+const NEAR: usize = 64;
 
 /// A step of the program.
 #[derive(Clone, Debug)]
@@ -36,7 +49,8 @@ pub(crate) enum Class {
 pub(crate) struct Group {
     pub n: usize,
     pub d: Option<usize>,
-    pub tasks: Vec<usize>,
+    /// In order; a cheap one may be in several groups.
+    pub tasks: BTreeSet<usize>,
     pub values: BTreeMap<Root, Class>,
     /// Groups whose values this one reads.
     needs: BTreeSet<usize>,
@@ -51,42 +65,86 @@ struct Fuse<'a, T> {
     groups: Vec<Option<Group>>,
     /// The group that each value waits in.
     pending: BTreeMap<Root, usize>,
-    uses: Vec<usize>,
     kept: Vec<bool>,
     users: Vec<Vec<usize>>,
     kernels: Vec<Kernel>,
 }
 
-/// The order of execution.
-pub(crate) fn schedule<T>(lowered: &Lowered<T>) -> Vec<Kernel> {
-    let count = lowered.places.len();
-    let mut fuse = Fuse {
-        lowered,
-        groups: vec![],
-        pending: BTreeMap::new(),
-        uses: vec![0; count],
-        kept: vec![false; count],
-        users: vec![vec![]; count],
-        kernels: vec![],
-    };
+/// What outputs need.
+struct Needed {
+    /// Values that are outputs.
+    kept: Vec<bool>,
+    /// Tasks that some output depends on.
+    live: Vec<bool>,
+}
+
+fn needed<T>(lowered: &Lowered<T>) -> Needed {
+    let mut kept = vec![false; lowered.places.len()];
     for root in &lowered.outputs {
-        fuse.kept[*root] = true;
+        kept[*root] = true;
     }
-    // Only what an output needs.
-    let mut needed = fuse.kept.clone();
+    let mut needed = kept.clone();
     let mut live = vec![false; lowered.tasks.len()];
     for (i, task) in lowered.tasks.iter().enumerate().rev() {
         live[i] = task.outputs.iter().any(|root| needed[*root]);
         if live[i] {
-            for root in task.reads() {
-                needed[root] = true;
-                fuse.uses[root] += 1;
-                fuse.users[root].push(i);
-            }
+            task.reads().into_iter().for_each(|root| needed[root] = true);
         }
     }
-    for i in (0..lowered.tasks.len()).filter(|i| live[*i]) {
-        fuse.place(i);
+    Needed { kept, live }
+}
+
+/// The order of execution with a pass for every task.
+pub(crate) fn separate<T>(lowered: &Lowered<T>) -> Vec<Kernel> {
+    let live = needed(lowered).live;
+    let kernel = |(index, task): (usize, &Task)| match &task.work {
+        Work::Map { .. } | Work::Fold { .. } => {
+            let (class, d) = match form(task) {
+                None => (Class::Full, None),
+                Some(Form::Rows(d)) => (Class::Row, Some(d)),
+                Some(Form::Columns(d)) => (Class::After, Some(d)),
+                Some(Form::All) => (Class::After, None),
+            };
+            let group = Group {
+                n: elements(task),
+                d,
+                tasks: BTreeSet::from([index]),
+                values: task.outputs.iter().map(|root| (*root, class)).collect(),
+                ..Group::default()
+            };
+            let stored = task.outputs.iter().copied().collect();
+            Kernel::Fused(Box::new(code::generate(lowered, &group, &stored)))
+        }
+        Work::Product(_)
+        | Work::Gather { .. }
+        | Work::AddRows { .. }
+        | Work::Concat { .. }
+        | Work::Copy(_)
+        | Work::Plain(_) => Kernel::Single(Box::new(task.clone())),
+    };
+    lowered.tasks.iter().enumerate().filter(|(index, _)| live[*index]).map(kernel).collect()
+}
+
+/// The order of execution.
+pub(crate) fn schedule<T>(lowered: &Lowered<T>) -> Vec<Kernel> {
+    let count = lowered.places.len();
+    let Needed { kept, live } = needed(lowered);
+    let whole = cheap::expand(lowered, &kept, &live);
+    let mut fuse = Fuse {
+        lowered,
+        groups: vec![],
+        pending: BTreeMap::new(),
+        kept,
+        users: vec![vec![]; count],
+        kernels: vec![],
+    };
+    for (i, whole) in whole.iter().enumerate() {
+        whole.iter().flat_map(|w| &w.reads).for_each(|root| fuse.users[*root].push(i));
+    }
+    for (i, whole) in whole.iter().enumerate() {
+        if let Some(whole) = whole {
+            fuse.place(i, whole);
+        }
     }
     for group in 0..fuse.groups.len() {
         fuse.flush(group);
@@ -95,23 +153,22 @@ pub(crate) fn schedule<T>(lowered: &Lowered<T>) -> Vec<Kernel> {
 }
 
 impl<T> Fuse<'_, T> {
-    fn place(&mut self, index: usize) {
+    fn place(&mut self, index: usize, whole: &Whole) {
         let task = &self.lowered.tasks[index];
-        let reads = task.reads();
-        for root in &reads {
+        for root in &whole.reads {
             if let Some(group) = self.pending.get(root).and_then(|g| self.groups[*g].as_mut()) {
                 group.uses_left -= 1;
             }
         }
         match &task.work {
-            Work::Map { .. } | Work::Fold { .. } => self.join(index),
+            Work::Map { .. } | Work::Fold { .. } => self.join(index, whole),
             Work::Product(_)
             | Work::Gather { .. }
             | Work::AddRows { .. }
             | Work::Concat { .. }
             | Work::Copy(_)
             | Work::Plain(_) => {
-                for root in &reads {
+                for root in &whole.reads {
                     if let Some(group) = self.pending.get(root).copied() {
                         self.flush(group);
                     }
@@ -127,15 +184,15 @@ impl<T> Fuse<'_, T> {
     }
 
     /// Puts a task into a group: that of its operands, else one that reads the same memory, else its own.
-    fn join(&mut self, index: usize) {
+    fn join(&mut self, index: usize, whole: &Whole) {
         let task = &self.lowered.tasks[index];
-        let views = views(task);
+        let views = &whole.views;
         let sources: BTreeSet<usize> =
             views.iter().filter_map(|v| self.pending.get(&v.root).copied()).collect();
         let mut home = None;
         for group in &sources {
             let others = sources.iter().filter(|g| *g != group);
-            if self.role(*group, task).is_none() || others.clone().any(|g| self.reaches(*g, *group)) {
+            if self.role(*group, task, views).is_none() || others.clone().any(|g| self.reaches(*g, *group)) {
                 continue;
             }
             match home {
@@ -148,25 +205,37 @@ impl<T> Fuse<'_, T> {
         let n = elements(task);
         let home = home.or_else(|| {
             let loads = |g: &Group| views.iter().any(|v| g.loads.contains(&v.root));
-            (0..self.groups.len()).rev().take(64).find(|i| {
-                self.groups[*i].as_ref().is_some_and(|g| g.n == n && loads(g))
-                    && self.role(*i, task).is_some()
+            // Reading less is not worth waiting for others where there is little to read.
+            let new = |g: &usize| self.groups[*g].is_some() && !sources.contains(g);
+            let waits = |g: &Group| n < LARGE && g.needs.iter().any(new);
+            let fits = |i: &usize| {
+                self.groups[*i].as_ref().is_some_and(|g| g.n == n && loads(g) && !waits(g))
+                    && self.role(*i, task, views).is_some()
                     && !sources.iter().any(|s| self.reaches(*s, *i))
-            })
+            };
+            let mut latest = (0..self.groups.len()).rev().take(NEAR).filter(fits);
+            // What is known only after its pass is wanted early.
+            if form(task).is_some() { latest.next_back() } else { latest.next() }
         });
-        let home = home.filter(|i| self.role(*i, task).is_some());
+        let home = home.filter(|i| self.role(*i, task, views).is_some());
         let home = home.unwrap_or_else(|| {
             self.groups.push(Some(Group { n, ..Group::default() }));
             self.groups.len() - 1
         });
-        let (class, d) = self.role(home, task).unwrap_or((Class::Full, None));
+        let (class, d) = self.role(home, task, views).unwrap_or((Class::Full, None));
         let sources: BTreeSet<usize> =
             views.iter().filter_map(|v| self.pending.get(&v.root).copied()).collect();
         let root = task.outputs[0];
-        let uses = self.uses[root];
+        let uses = self.users[root].len();
         if let Some(group) = self.groups[home].as_mut() {
             group.d = d;
-            group.tasks.push(index);
+            // As many elements as the task goes over.
+            let of_operands = if n == group.n { Class::Full } else { Class::Row };
+            for cheap in &whole.before {
+                group.tasks.insert(*cheap);
+                group.values.insert(self.lowered.tasks[*cheap].outputs[0], of_operands);
+            }
+            group.tasks.insert(index);
             group.values.insert(root, class);
             group.uses_left += uses;
             group.needs.extend(sources.into_iter().filter(|g| *g != home));
@@ -177,7 +246,7 @@ impl<T> Fuse<'_, T> {
     }
 
     /// What a task would be in a group, and the length of the rows then; `None` when it does not fit.
-    fn role(&self, group: usize, task: &Task) -> Option<(Class, Option<usize>)> {
+    fn role(&self, group: usize, task: &Task, views: &[View]) -> Option<(Class, Option<usize>)> {
         let g = self.groups[group].as_ref()?;
         let n = elements(task);
         let inside =
@@ -191,7 +260,7 @@ impl<T> Fuse<'_, T> {
                 Some(Class::After) => false,
             };
             // A row of one element is a full value and not a row value.
-            if views(task).into_iter().all(fits) {
+            if views.iter().all(fits) {
                 return match form(task) {
                     None => Some((Class::Full, g.d)),
                     Some(Form::All) => Some((Class::After, g.d)),
@@ -208,7 +277,7 @@ impl<T> Fuse<'_, T> {
             Some(Class::Row) => aligned(view),
             Some(Class::Full | Class::After) => false,
         };
-        if n != rows || n == g.n || !views(task).into_iter().all(fits) {
+        if n != rows || n == g.n || !views.iter().all(fits) {
             return None;
         }
         match form(task) {
@@ -228,8 +297,8 @@ impl<T> Fuse<'_, T> {
 
     fn merge(&mut self, a: usize, b: usize) {
         let Some(gone) = self.groups[b].take() else { return };
-        for root in gone.values.keys() {
-            self.pending.insert(*root, a);
+        for place in self.pending.values_mut().filter(|group| **group == b) {
+            *place = a;
         }
         for group in self.groups.iter_mut().flatten() {
             if group.needs.remove(&b) {
@@ -239,7 +308,6 @@ impl<T> Fuse<'_, T> {
         if let Some(group) = self.groups[a].as_mut() {
             group.d = group.d.or(gone.d);
             group.tasks.extend(gone.tasks);
-            group.tasks.sort_unstable();
             group.values.extend(gone.values);
             group.needs.extend(gone.needs);
             group.needs.remove(&a);
@@ -277,13 +345,15 @@ impl<T> Fuse<'_, T> {
             }
             stack.pop();
             let Some(done) = self.groups[top].take() else { continue };
-            for root in done.values.keys() {
+            let own: Vec<Root> =
+                done.values.keys().copied().filter(|root| self.pending.get(root) == Some(&top)).collect();
+            for root in &own {
                 self.pending.remove(root);
             }
             let stored = |root: &Root| {
                 self.kept[*root] || self.users[*root].iter().any(|user| !done.tasks.contains(user))
             };
-            let stored: BTreeSet<Root> = done.values.keys().copied().filter(stored).collect();
+            let stored: BTreeSet<Root> = own.into_iter().filter(stored).collect();
             self.kernels.push(Kernel::Fused(Box::new(code::generate(self.lowered, &done, &stored))));
         }
     }

@@ -109,6 +109,7 @@ impl<T: Real> Lower<'_, T> {
             | Func::Min
             | Func::MulAdd
             | Func::MulSub
+            | Func::Within { .. }
             | Func::Map(_) => Kind::Real,
         };
         self.map_to(kind, func, args, shape)

@@ -48,6 +48,11 @@ pub(crate) enum Func {
     MulAdd,
     /// c - a b, made of two.
     MulSub,
+    /// b where a lies within bounds, 0 where it lies outside, made of four.
+    Within {
+        low: f64,
+        high: f64,
+    },
     /// A float operation of one operand that has attributes.
     Map(Box<Op>),
 }
