@@ -18,6 +18,10 @@ pub enum Layout {
     },
 }
 
+/// Outputs of so many tokens ahead are fetched before they are written. Tokens lie far apart, often at one place of every
+/// cache, so that each write would wait for memory.
+const AHEAD: usize = 8;
+
 /// What is the same for all strips of a product.
 pub(super) struct Finish<'a> {
     pub level: Level<'a>,
@@ -55,6 +59,20 @@ impl Out {
         unsafe { self.base.add(at).write(value) };
     }
 
+    /// Fetches the strip that will be written at `at`, which may lie beyond the output.
+    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "an instruction that reads nothing"))]
+    fn fetch(&self, at: usize) {
+        #[cfg(target_arch = "x86_64")]
+        for at in [at, at + STRIP - 1] {
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            // SAFETY: this is a hint for any address.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.base.wrapping_add(at).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at; // their kernels write as they did
+    }
+
     #[inline(always)]
     #[expect(unsafe_code, reason = "threads write disjoint places")]
     fn write_all(&self, at: usize, values: &[f32]) {
@@ -83,21 +101,32 @@ impl Finish<'_> {
         if kept.is_empty() {
             return;
         }
-        let (mut scales, mut offsets, mut bias) = ([0.0; STRIP], [0.0; STRIP], [0.0; STRIP]);
-        for (i, row) in (row..self.level.rows.min(row + STRIP)).enumerate() {
-            if self.integers.is_some() {
-                scales[i] = self.level.step * self.level.scale_of(row, 0);
-                offsets[i] = self.level.offset_of(row, 0);
-            }
-            if let (Some(values), true) = (self.epilogue.bias, self.rows.contains(&row)) {
-                bias[i] = values[row - self.rows.start];
+        let (mut scales, mut offsets) = ([0.0; STRIP], [0.0; STRIP]);
+        if self.integers.is_some() {
+            // One scale a row.
+            let scale = strip_of(self.level.scale, row);
+            let zero = strip_of(self.level.zero, row);
+            for i in 0..STRIP {
+                scales[i] = self.level.step * scale[i];
+                offsets[i] = scale[i] * (self.level.centre - zero[i]);
             }
         }
+        let bias = match (self.epilogue.bias, row.checked_sub(self.rows.start)) {
+            (None, _) => [0.0; STRIP],
+            (Some(values), Some(at)) => strip_of(values, at),
+            (Some(values), None) => {
+                let before = kept.start - row;
+                std::array::from_fn(|i| i.checked_sub(before).and_then(|i| values.get(i)).map_or(0.0, |b| *b))
+            }
+        };
         let count = self.rows.len();
         let inside = kept.start - row..kept.end - row;
         for (index, limbs) in sums.chunks_exact(self.limbs).enumerate() {
             let stream = first + index * self.limbs;
             let token = stream / self.limbs;
+            if self.layout == Layout::TokenMajor {
+                out.fetch((token + AHEAD) * count + kept.start - self.rows.start);
+            }
             let mut y = [0.0; STRIP];
             match self.integers {
                 None => limbs.iter().for_each(|part| y.iter_mut().zip(part).for_each(|(y, s)| *y += s)),
@@ -133,6 +162,17 @@ impl Finish<'_> {
                 Layout::RowMajor { .. } => inside.clone().for_each(|i| out.write(at(i), y[i])),
             }
         }
+    }
+}
+
+/// The values of a strip, 0 for rows that are not there. A whole strip is copied as one register: a register cannot be read
+/// back from values written one by one until all reads from memory before them are done.
+#[inline(always)]
+fn strip_of(values: &[f32], row: usize) -> [f32; STRIP] {
+    let values = values.get(row..).unwrap_or_default();
+    match values.first_chunk() {
+        Some(whole) => *whole,
+        None => std::array::from_fn(|i| values.get(i).copied().unwrap_or(0.0)),
     }
 }
 

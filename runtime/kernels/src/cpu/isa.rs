@@ -52,6 +52,9 @@ impl fmt::Display for Isa {
     }
 }
 
+/// The most streams that a `decode` takes: an int16 token, or two of int8.
+pub(super) const DECODE: usize = 2;
+
 impl Isa {
     /// The families that this processor runs, the fastest first.
     pub fn available() -> Vec<Isa> {
@@ -89,35 +92,35 @@ impl Isa {
     pub(super) fn decode_streams(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::DECODE,
+            Isa::Avx512 => DECODE,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::DECODE,
+            Isa::Avx2 => DECODE,
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonDotprod => neon::DECODE,
+            Isa::NeonDotprod => DECODE,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => 0,
             Isa::Portable => 0,
         }
     }
 
-    /// Sums of a strip of `quads` quads for at most [`Isa::decode_streams`] streams, straight from the planes.
+    /// Sums of `quads` quads for at most [`Isa::decode_streams`] streams, straight from the planes: strip after strip, the
+    /// streams of a strip together.
     pub(super) fn decode(
         self,
         level: &Level,
         quad: usize,
         quads: usize,
         streams: &Streams,
-        first: usize,
         sums: &mut [[f32; STRIP]],
     ) {
         match self {
             // SAFETY: `MatMul::run` checks that the features are there.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { avx512::decode(level, quad, quads, streams, first, sums) },
+            Isa::Avx512 => unsafe { avx512::decode(level, quad, quads, streams, sums) },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { avx2::decode(level, quad, quads, streams, first, sums) },
+            Isa::Avx2 => unsafe { avx2::decode(level, quad, quads, streams, sums) },
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonDotprod => unsafe { neon::decode(level, quad, quads, streams, first, sums) },
+            Isa::NeonDotprod => unsafe { neon::decode(level, quad, quads, streams, sums) },
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => {}
             Isa::Portable => {}

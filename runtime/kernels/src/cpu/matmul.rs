@@ -11,15 +11,18 @@ use super::cells::{Lines, QUAD};
 use super::epilogue::Epilogue;
 use super::finish::{Finish, Layout, Out, place_quad};
 use super::floats::Floats;
+use super::isa::DECODE;
 use super::packed::Packed;
 use super::streams::Streams;
-use super::strip::{Level, QuadMap, STRIP};
+use super::strip::{Level, QuadMap, STRIP, STRIP_QUADS};
 use super::{Isa, KernelError, Threads};
 
 /// Codes of the streams that one pass over the strips multiplies by: they stay in the second-level cache.
 const STREAM_CODES: usize = 512 << 10;
 /// Streams that are multiplied by one strip after the other.
 const TILE_STREAMS: usize = 6;
+/// The most strips of few streams that a task takes.
+const RUN: usize = 32;
 
 /// `y = epilogue(x w^T)` with the rows `rows` of a weight read at a width. The result does not depend on the number of
 /// threads.
@@ -122,14 +125,14 @@ impl<'a> MatMul<'a> {
     fn strips(&self) -> impl Fn(usize) -> (usize, usize) + use<> {
         let (first, end) = (self.rows.start / QUAD, self.rows.end.div_ceil(QUAD));
         move |strip| {
-            let quad = first + strip * (STRIP / QUAD);
-            (quad, (end - quad).min(STRIP / QUAD))
+            let quad = first + strip * STRIP_QUADS;
+            (quad, (end - quad).min(STRIP_QUADS))
         }
     }
 
     /// Number of strips.
     fn strip_count(&self) -> usize {
-        (self.rows.end.div_ceil(QUAD) - self.rows.start / QUAD).div_ceil(STRIP / QUAD)
+        (self.rows.end.div_ceil(QUAD) - self.rows.start / QUAD).div_ceil(STRIP_QUADS)
     }
 
     fn integers(&self, finish: &Finish, streams: &Streams, out: &Out) {
@@ -137,14 +140,17 @@ impl<'a> MatMul<'a> {
         let (strips, strip_of) = (self.strip_count(), self.strips());
         if streams.count() <= isa.decode_streams() {
             // Neighbouring strips go to one thread: they share lines of the output, and taking a task costs as much as a strip.
-            let run = (strips / (8 * self.threads.count())).max(1);
+            // All are summed before the first is finished: whatever lies between two strips halts the stream from memory, and
+            // that takes longer to start again than it does.
+            let run = (strips / (8 * self.threads.count())).clamp(1, RUN);
             self.threads.run(strips.div_ceil(run), |task| {
-                for strip in task * run..strips.min((task + 1) * run) {
-                    let (quad, quads) = strip_of(strip);
-                    let mut sums = [[0.0; STRIP]; 2];
-                    let sums = &mut sums[..streams.count()];
-                    isa.decode(level, quad, quads, streams, 0, sums);
-                    isa.finish(finish, QUAD * quad, sums, 0, out);
+                let run = task * run..strips.min((task + 1) * run);
+                let (first, last) = (strip_of(run.start), strip_of(run.end - 1));
+                let mut sums = [[0.0; STRIP]; DECODE * RUN];
+                let sums = &mut sums[..streams.count() * run.len()];
+                isa.decode(level, first.0, last.0 + last.1 - first.0, streams, sums);
+                for (strip, sums) in run.zip(sums.chunks(streams.count())) {
+                    isa.finish(finish, QUAD * strip_of(strip).0, sums, 0, out);
                 }
             });
             return;
@@ -230,7 +236,7 @@ struct Scratch {
     /// [quads, 4, stride]
     panel: Lines<u8>,
     sums: Vec<[f32; STRIP]>,
-    maps: [QuadMap; STRIP / QUAD],
+    maps: [QuadMap; STRIP_QUADS],
 }
 
 /// Lends the calling thread's scratch.

@@ -175,16 +175,23 @@ impl Token<'_> {
     /// Writes the codes of a cell and returns their sum.
     #[inline(always)]
     fn quantize_cell(&mut self, cell: usize, columns: Range<usize>, inverse: f32) -> i32 {
-        let q = take_cell(columns, self.x)
-            .map(|x| (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32);
-        let (high, low) = self.codes.split_at_mut(self.codes.len() / self.limbs);
-        if self.limbs == 2 {
-            put_cell(cell, &q.map(|q| ((q + 128) >> 8) as i8), high);
-            put_cell(cell, &q.map(|q| q as i8), low);
-        } else {
-            put_cell(cell, &q.map(|q| q as i8), high);
+        let x = take_cell(columns, self.x);
+        // Loops, not `map`: that is a function of its own, and so not compiled for the registers at hand.
+        let (mut high, mut low, mut sum) = ([0; CELL], [0; CELL], 0);
+        for i in 0..CELL {
+            let q = (x[i] * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+            high[i] = ((q + 128) >> 8) as i8;
+            low[i] = q as i8;
+            sum += q;
         }
-        q.iter().sum()
+        if self.limbs == 2 {
+            let (highs, lows) = self.codes.split_at_mut(self.codes.len() / 2);
+            put_cell(cell, &high, highs);
+            put_cell(cell, &low, lows);
+        } else {
+            put_cell(cell, &low, self.codes);
+        }
+        sum
     }
 }
 

@@ -11,6 +11,8 @@ use crate::nested::{centre, step};
 
 /// Rows that a kernel finishes together.
 pub(super) const STRIP: usize = 16;
+/// Quads of a strip.
+pub(super) const STRIP_QUADS: usize = STRIP / QUAD;
 /// Groups are padded to a multiple of this in the sums of the activations.
 pub(super) const GROUP_LANES: usize = 16;
 

@@ -7,9 +7,9 @@ use super::sums::{medium, reduce_floats, reduce_integers, small, widen};
 use super::tile::load;
 use crate::cpu::cells::{BLOCK, BLOCK_CODES, QUAD};
 use crate::cpu::streams::Streams;
-use crate::cpu::strip::{Level, STRIP};
+use crate::cpu::strip::{Level, STRIP, STRIP_QUADS};
 
-/// Sums of the rows of `quads` quads from `quad` on, for stream `first` and the `T - 1` after it, into `sums[t][row]`:
+/// Sums of the rows of `quads` quads from `quad` on, for all `T` streams, strip after strip, into `sums[T * strip + t][row]`:
 /// of `index * code` where [`Level::sums_in_integers`], else everything that the scales apply to.
 ///
 /// # Safety
@@ -20,12 +20,11 @@ pub(super) unsafe fn decode<const HIGH: usize, const LOW: usize, const ROUND: bo
     quad: usize,
     quads: usize,
     streams: &Streams,
-    first: usize,
     sums: &mut [[f32; STRIP]],
 ) {
     let integers = level.sums_in_integers(streams);
     let groups = level.cells.groups();
-    let codes: [&[i8]; T] = std::array::from_fn(|t| streams.codes(first + t));
+    let codes: [&[i8]; T] = std::array::from_fn(|t| streams.codes(t));
     assert!(codes.iter().all(|codes| codes.len() >= BLOCK_CODES * level.cells.blocks()));
     for i in 0..quads {
         let quad = quad + i;
@@ -56,9 +55,9 @@ pub(super) unsafe fn decode<const HIGH: usize, const LOW: usize, const ROUND: bo
                 let row = (QUAD * quad + r) * groups + first_group;
                 let scales = spread[half].apply(level.scale, row);
                 for t in 0..T {
-                    let unit = match streams.lanes(first + t) {
+                    let unit = match streams.lanes(t) {
                         Some(lanes) => load(&lanes[BLOCK * block + HALF * half..]),
-                        None => _mm256_set1_ps(streams.unit(first + t)),
+                        None => _mm256_set1_ps(streams.unit(t)),
                     };
                     let sum = _mm256_cvtepi32_ps(cells[t]);
                     totals[t][r] = _mm256_fmadd_ps(sum, _mm256_mul_ps(scales, unit), totals[t][r]);
@@ -69,10 +68,11 @@ pub(super) unsafe fn decode<const HIGH: usize, const LOW: usize, const ROUND: bo
             let total = if integers {
                 _mm_cvtepi32_ps(reduce_integers(whole[t]))
             } else {
-                reduce_floats(with_offsets(totals[t], level, quad, streams.offset_sums(first + t)))
+                reduce_floats(with_offsets(totals[t], level, quad, streams.offset_sums(t)))
             };
+            let place = &mut sums[T * (i / STRIP_QUADS) + t][QUAD * (i % STRIP_QUADS)..][..QUAD];
             // SAFETY: four values.
-            unsafe { _mm_storeu_ps(sums[t][QUAD * i..][..QUAD].as_mut_ptr(), total) };
+            unsafe { _mm_storeu_ps(place.as_mut_ptr(), total) };
         }
     }
 }

@@ -16,15 +16,12 @@ use super::streams::{Streams, Token};
 use super::strip::{Level, QuadMap, STRIP};
 use sums::Bound;
 
-/// Streams that `decode` takes at a time.
-pub(super) const DECODE: usize = 2;
-
 /// Whether this processor has what the kernels use.
 pub(super) fn available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
-/// See [`decode::decode`]; `sums` has one or two streams.
+/// See [`decode::decode`]; there are one or two streams.
 ///
 /// # Safety
 /// [`available`].
@@ -33,15 +30,14 @@ pub(super) unsafe fn decode(
     quad: usize,
     quads: usize,
     streams: &Streams,
-    first: usize,
     sums: &mut [[f32; STRIP]],
 ) {
     use decode::decode;
     unsafe {
-        if sums.len() == 1 {
-            by_planes!(parts: level, decode[1](level, quad, quads, streams, first, sums));
+        if streams.count() == 1 {
+            by_planes!(parts: level, decode[1](level, quad, quads, streams, sums));
         } else {
-            by_planes!(parts: level, decode[2](level, quad, quads, streams, first, sums));
+            by_planes!(parts: level, decode[2](level, quad, quads, streams, sums));
         }
     }
 }

@@ -2,13 +2,19 @@
 
 use std::arch::x86_64::*;
 
-use super::merge::{class, classes, codes, place_of_class};
-use super::reduce::{reduce_floats, reduce_integers};
+use super::merge::{IN_PLACE, PLACES, codes, place_of, shift_of};
+use super::reduce::{reduce_four_floats, reduce_four_integers};
 use crate::cpu::cells::QUAD;
 use crate::cpu::streams::Streams;
-use crate::cpu::strip::{Level, STRIP};
+use crate::cpu::strip::{Level, STRIP, STRIP_QUADS};
 
-/// Sums of the rows of `quads` quads from `quad` on, for stream `first` and the `T - 1` after it, into `sums[t][row]`:
+/// The processor itself reads ahead in so many planes at once; in more it falls behind.
+const STREAMS: usize = 4;
+/// How far ahead of a row the same row of the next block lies, in bytes of a plane. Further ahead a plane's lines come out of
+/// order, and reading ahead stops altogether.
+const NEXT: usize = 64 * QUAD;
+
+/// Sums of the rows of `quads` quads from `quad` on, for all `T` streams, strip after strip, into `sums[T * strip + t][row]`:
 /// of `index * code` where [`Level::sums_in_integers`], else everything that the scales apply to.
 ///
 /// # Safety
@@ -19,43 +25,39 @@ pub(super) unsafe fn decode<const P: usize, const ROUND: bool, const T: usize>(
     quad: usize,
     quads: usize,
     streams: &Streams,
-    first: usize,
     sums: &mut [[f32; STRIP]],
 ) {
     let integers = level.sums_in_integers(streams);
-    let zero = _mm512_setzero_si512();
-    let mut lanes = [[zero; STRIP]; T];
+    let all = level.planes_from(quad);
+    debug_assert!(all[..P].iter().all(|plane| plane.len() >= quads * level.cells.quad_bytes()));
+    let mut rows: Quad<P, T> = Quad {
+        planes: std::array::from_fn(|p| all[p].as_ptr()),
+        cells: level.cells.count(),
+        top: level.rounding.map_or(u8::MAX, |rounding| rounding.top),
+        x: std::array::from_fn(|t| streams.codes(t).as_ptr()),
+    };
     for i in 0..quads {
-        let all = level.planes_from(quad + i);
-        let rows: Quad<P, T> = Quad {
-            planes: std::array::from_fn(|p| all[p].as_ptr()),
-            cells: level.cells.count(),
-            top: level.rounding.map_or(u8::MAX, |rounding| rounding.top),
-            x: std::array::from_fn(|t| streams.codes(first + t).as_ptr()),
-        };
-        debug_assert!(all[..P].iter().all(|plane| plane.len() >= level.cells.quad_bytes()));
         // SAFETY: each plane holds a whole quad, each stream whole blocks.
         let sum = unsafe {
             if !integers {
-                rows.floats::<ROUND>(level, quad + i, streams, first)
-            } else if ROUND || T > 1 {
-                rows.integers::<ROUND, true>()
+                rows.floats::<ROUND>(level, quad + i, streams)
+            } else if P == IN_PLACE && T == 1 && !ROUND {
+                rows.integers_in_place()
             } else {
-                rows.integers::<ROUND, false>()
+                rows.integers::<ROUND>()
             }
         };
         for t in 0..T {
-            lanes[t][QUAD * i..QUAD * (i + 1)].copy_from_slice(&sum[t]);
+            let total = if integers {
+                _mm_cvtepi32_ps(reduce_four_integers(sum[t]))
+            } else {
+                reduce_four_floats(sum[t].map(|lane| _mm512_castsi512_ps(lane)))
+            };
+            let place = &mut sums[T * (i / STRIP_QUADS) + t][QUAD * (i % STRIP_QUADS)..][..QUAD];
+            // SAFETY: four values.
+            unsafe { _mm_storeu_ps(place.as_mut_ptr(), total) };
         }
-    }
-    for (lanes, sums) in lanes.iter().zip(sums) {
-        let total = if integers {
-            _mm512_cvtepi32_ps(reduce_integers(lanes))
-        } else {
-            reduce_floats(&lanes.map(|lane| _mm512_castsi512_ps(lane)))
-        };
-        // SAFETY: `sums` has 16 values.
-        unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), total) };
+        rows.planes = rows.planes.map(|plane| plane.wrapping_add(level.cells.quad_bytes()));
     }
 }
 
@@ -68,7 +70,7 @@ struct Quad<const P: usize, const T: usize> {
 }
 
 /// Sums of a row by stream and place of the index in its byte.
-type Sums<const T: usize> = [[__m512i; 8]; T];
+type Sums<const T: usize, const C: usize> = [[__m512i; C]; T];
 
 /// The part of a block that a row has: where it begins in the quad's block, and which cells there are.
 #[derive(Clone, Copy)]
@@ -86,36 +88,43 @@ impl Part {
 }
 
 impl<const P: usize, const T: usize> Quad<P, T> {
-    /// Planes as `class` and `place` count them: plain indices are always in place 0.
-    const fn form(plain: bool) -> usize {
-        if plain { 8 } else { P }
-    }
-
+    /// Sums of `index * code` of the four rows.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
-    unsafe fn integers<const ROUND: bool, const PLAIN: bool>(&self) -> [[__m512i; QUAD]; T] {
+    unsafe fn integers<const ROUND: bool>(&self) -> [[__m512i; QUAD]; T] {
         let (whole, rest) = (self.cells / 16, self.cells % 16);
         let mut out = [[_mm512_setzero_si512(); QUAD]; T];
         unsafe {
-            if const { classes(Self::form(PLAIN)) == 1 } {
-                for block in 0..whole {
-                    self.add_rows_one_by_one::<ROUND, PLAIN>(block, Part::WHOLE, &mut out);
-                }
-                if rest != 0 {
-                    self.add_rows_one_by_one::<ROUND, PLAIN>(whole, Part::of(rest), &mut out);
-                }
-                return out;
+            for block in 0..whole {
+                self.add_rows_one_by_one::<ROUND>(block, Part::WHOLE, &mut out);
             }
-            let mut sums: [Sums<T>; QUAD] = [[[_mm512_setzero_si512(); 8]; T]; QUAD];
+            if rest != 0 {
+                self.add_rows_one_by_one::<ROUND>(whole, Part::of(rest), &mut out);
+            }
+        }
+        out
+    }
+
+    /// The same from indices that are left in their places.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
+    unsafe fn integers_in_place(&self) -> [[__m512i; QUAD]; T] {
+        let (whole, rest) = (self.cells / 16, self.cells % 16);
+        let mut sums: [Sums<T, PLACES>; QUAD] = [[[_mm512_setzero_si512(); PLACES]; T]; QUAD];
+        unsafe {
             for block in 0..whole {
                 self.add_rows_in_pairs(block, Part::WHOLE, &mut sums);
             }
             if rest != 0 {
                 self.add_rows_in_pairs(whole, Part::of(rest), &mut sums);
             }
-            for t in 0..T {
-                for r in 0..QUAD {
-                    out[t][r] = Self::total(&sums[r][t]);
+        }
+        let mut out = [[_mm512_setzero_si512(); QUAD]; T];
+        for t in 0..T {
+            for r in 0..QUAD {
+                for (place, sum) in sums[r][t].into_iter().enumerate() {
+                    let shift = _mm_cvtsi32_si128(shift_of(place) as i32);
+                    out[t][r] = _mm512_add_epi32(out[t][r], _mm512_sra_epi32(sum, shift));
                 }
             }
         }
@@ -129,7 +138,6 @@ impl<const P: usize, const T: usize> Quad<P, T> {
         level: &Level,
         quad: usize,
         streams: &Streams,
-        first: usize,
     ) -> [[__m512i; QUAD]; T] {
         let groups = level.cells.groups();
         let rows = QUAD.min(level.rows - QUAD * quad);
@@ -139,13 +147,13 @@ impl<const P: usize, const T: usize> Quad<P, T> {
             let present = 1 + lane_groups[15];
             let present = if present >= 16 { !0 } else { (1 << present) - 1 };
             let spread = unsafe { _mm512_loadu_si512(lane_groups.as_ptr().cast()) };
-            let units: [__m512; T] = std::array::from_fn(|t| match streams.lanes(first + t) {
+            let units: [__m512; T] = std::array::from_fn(|t| match streams.lanes(t) {
                 Some(lanes) => unsafe { _mm512_loadu_ps(lanes[16 * block..].as_ptr()) },
-                None => _mm512_set1_ps(streams.unit(first + t)),
+                None => _mm512_set1_ps(streams.unit(t)),
             });
             for r in 0..std::hint::black_box(rows) {
-                let mut sums: Sums<T> = [[_mm512_setzero_si512(); 8]; T];
-                unsafe { self.add_rows::<ROUND, true, 1>(block, r, part, [&mut sums]) };
+                let mut sums: Sums<T, 1> = [[_mm512_setzero_si512()]; T];
+                unsafe { self.add_rows::<ROUND, 1, 1>(block, r, part, [&mut sums]) };
                 let scales = level.scale[(QUAD * quad + r) * groups + first_group..].as_ptr();
                 let scales = unsafe { _mm512_maskz_loadu_ps(present, scales) };
                 let scales = _mm512_permutexvar_ps(spread, scales);
@@ -159,7 +167,7 @@ impl<const P: usize, const T: usize> Quad<P, T> {
         for t in 0..T {
             for r in 0..rows {
                 totals[t][r] = _mm512_mul_ps(totals[t][r], step);
-                let Some(x) = streams.offset_sums(first + t) else { continue };
+                let Some(x) = streams.offset_sums(t) else { continue };
                 let scale = &level.scale[(QUAD * quad + r) * groups..][..groups];
                 let zero = &level.zero[(QUAD * quad + r) * groups..][..groups];
                 for at in (0..groups).step_by(16) {
@@ -184,34 +192,19 @@ impl<const P: usize, const T: usize> Quad<P, T> {
         out
     }
 
-    /// Index sums of all places.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn total(sums: &[__m512i; 8]) -> __m512i {
-        let mut total = _mm512_setzero_si512();
-        for c in 0..classes(P) {
-            let place = _mm_cvtsi32_si128(place_of_class(P, c) as i32);
-            total = _mm512_add_epi32(total, _mm512_sra_epi32(sums[c], place));
-        }
-        total
-    }
-
     /// Adds a block of four rows in a loop that must stay a loop: unrolled, the compiler mixes the rows and runs out of
     /// registers.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
-    unsafe fn add_rows_one_by_one<const ROUND: bool, const PLAIN: bool>(
+    unsafe fn add_rows_one_by_one<const ROUND: bool>(
         &self,
         block: usize,
         part: Part,
         out: &mut [[__m512i; QUAD]; T],
     ) {
         for r in 0..std::hint::black_box(QUAD) {
-            let mut sums: Sums<T> = [[_mm512_setzero_si512(); 8]; T];
-            for t in 0..T {
-                sums[t][0] = out[t][r];
-            }
-            unsafe { self.add_rows::<ROUND, PLAIN, 1>(block, r, part, [&mut sums]) };
+            let mut sums: Sums<T, 1> = std::array::from_fn(|t| [out[t][r]]);
+            unsafe { self.add_rows::<ROUND, 1, 1>(block, r, part, [&mut sums]) };
             for t in 0..T {
                 out[t][r] = sums[t][0];
             }
@@ -221,41 +214,48 @@ impl<const P: usize, const T: usize> Quad<P, T> {
     /// Adds a block of four rows; two share the loads of the activations.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
-    unsafe fn add_rows_in_pairs(&self, block: usize, part: Part, sums: &mut [Sums<T>; QUAD]) {
+    unsafe fn add_rows_in_pairs(&self, block: usize, part: Part, sums: &mut [Sums<T, PLACES>; QUAD]) {
         let [a, b, c, d] = sums;
         unsafe {
-            self.add_rows::<false, false, 2>(block, 0, part, [a, b]);
-            self.add_rows::<false, false, 2>(block, 2, part, [c, d]);
+            self.add_rows::<false, PLACES, 2>(block, 0, part, [a, b]);
+            self.add_rows::<false, PLACES, 2>(block, 2, part, [c, d]);
         }
     }
 
-    /// Adds a block of `S` rows from `row` on.
+    /// Adds a block of `S` rows from `row` on to sums of `C` places; one place has plain indices.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
-    unsafe fn add_rows<const ROUND: bool, const PLAIN: bool, const S: usize>(
+    unsafe fn add_rows<const ROUND: bool, const C: usize, const S: usize>(
         &self,
         block: usize,
         row: usize,
         part: Part,
-        sums: [&mut Sums<T>; S],
+        sums: [&mut Sums<T, C>; S],
     ) {
         let mut indices = [[_mm512_setzero_si512(); 8]; S];
         for (r, indices) in indices.iter_mut().enumerate() {
             let bytes = self.planes.map(|plane| unsafe {
                 let at = plane.add(64 * QUAD * block + (row + r) * part.stride);
+                if P > STREAMS {
+                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(NEXT).cast());
+                }
                 if part.valid == !0 {
                     _mm512_loadu_si512(at.cast())
                 } else {
                     _mm512_maskz_loadu_epi32(part.valid, at.cast())
                 }
             });
-            *indices = codes::<P, ROUND, PLAIN>(bytes, self.top);
+            *indices = if C == 1 {
+                codes::<P, ROUND, true>(bytes, self.top)
+            } else {
+                codes::<P, ROUND, false>(bytes, self.top)
+            };
         }
         for o in 0..8 {
             for t in 0..T {
                 let x = unsafe { _mm512_loadu_si512(self.x[t].add(512 * block + 64 * o).cast()) };
                 for r in 0..S {
-                    let sum = &mut sums[r][t][class(Self::form(PLAIN), o)];
+                    let sum = &mut sums[r][t][place_of(o) % C];
                     *sum = _mm512_dpbusd_epi32(*sum, indices[r][o], x);
                 }
             }

@@ -5,41 +5,20 @@
 
 use std::arch::x86_64::*;
 
-/// The leading `P` bits in place are this far left of the index for output `o`.
-pub(super) const fn place(planes: usize, o: usize) -> u32 {
-    match planes {
-        2 => (6 + 2 * (o as u32 / 2)) % 8,
-        3 | 4 => ((8 - planes) as u32 + 4 * (o as u32 / 4)) % 8,
-        _ => 0,
-    }
+/// Two planes can leave their indices in place, [`PLACES`] of them: that saves a bit move for each output and takes a sum for
+/// each place. With more planes the sums need more registers than there are.
+pub(super) const IN_PLACE: usize = 2;
+/// Places of the indices of [`IN_PLACE`] planes.
+pub(super) const PLACES: usize = 4;
+
+/// The number of the place where output `o` has its indices.
+pub(super) const fn place_of(o: usize) -> usize {
+    o / 2
 }
 
-/// Outputs `o` of equal place have equal numbers here, counted from 0.
-pub(super) const fn class(planes: usize, o: usize) -> usize {
-    match planes {
-        2 => o / 2,
-        3 | 4 => o / 4,
-        _ => 0,
-    }
-}
-
-/// Number of different places.
-pub(super) const fn classes(planes: usize) -> usize {
-    class(planes, 7) + 1
-}
-
-/// The place of a class.
-pub(super) const fn place_of_class(planes: usize, class: usize) -> u32 {
-    match planes {
-        2 => place(2, 2 * class),
-        3 | 4 => place(planes, 4 * class),
-        _ => 0,
-    }
-}
-
-/// Registers of different rotation that `merge` gives for 2 to 4 planes.
-const fn rotations(planes: usize) -> usize {
-    if planes == 2 { 2 } else { 4 }
+/// How far left of the index the bits of a place are.
+pub(super) const fn shift_of(place: usize) -> u32 {
+    (6 + 2 * place as u32) % 8
 }
 
 #[inline]
@@ -95,8 +74,8 @@ fn merge<const P: usize>(planes: [__m512i; P]) -> [__m512i; 8] {
     }
 }
 
-/// The 64 indices of each output o from the planes read: `index << place(P, o)`, or the index itself if `ROUND` or
-/// `PLAIN`. To leave indices in their places saves shifts and needs a sum for each place.
+/// The 64 indices of each output o from the planes read. Of [`IN_PLACE`] planes and unless `ROUND` or `PLAIN` they are left
+/// in their places, `index << shift_of(place_of(o))`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,gfni")]
 pub(super) fn codes<const P: usize, const ROUND: bool, const PLAIN: bool>(
@@ -113,19 +92,14 @@ pub(super) fn codes<const P: usize, const ROUND: bool, const PLAIN: bool>(
         let bit = |o: u32| _mm512_and_si512(merged[0], _mm512_set1_epi8(0x80_u8.rotate_left(o) as i8));
         return std::array::from_fn(|o| _mm512_min_epu8(bit(o as u32), one));
     }
-    if ROUND || PLAIN || P > 4 {
+    if ROUND || PLAIN || P != IN_PLACE {
         let plain = std::array::from_fn(|o| move_bits(merged[o], const { to_index(P) }[o]));
         return if ROUND { round(plain, top) } else { plain };
     }
-    let count = rotations(P);
-    let aligned: [__m512i; 4] = std::array::from_fn(|v| match v {
-        0 => merged[0],
-        v if v < count => move_bits(merged[v], const { rotations_right() }[v]),
-        _ => merged[0],
-    });
+    let aligned = [merged[0], move_bits(merged[1], const { rotations_right() }[1])];
     std::array::from_fn(|o| {
-        let field = (0xff_u8 << (8 - P)).rotate_left((o / count * count) as u32);
-        _mm512_and_si512(aligned[o % count], _mm512_set1_epi8(field as i8))
+        let field = 3_u8 << shift_of(place_of(o));
+        _mm512_and_si512(aligned[o % 2], _mm512_set1_epi8(field as i8))
     })
 }
 

@@ -15,8 +15,6 @@ use super::floats::Floats;
 use super::streams::{Streams, Token};
 use super::strip::{Level, QuadMap, STRIP};
 
-/// Streams that `decode` takes at a time.
-pub(super) const DECODE: usize = 2;
 /// Streams that `tile_integers` takes at a time.
 pub(super) const INTEGERS: usize = 6;
 /// Streams that `tile_floats` takes at a time.
@@ -34,7 +32,7 @@ pub(super) fn available() -> bool {
         && is_x86_feature_detected!("gfni")
 }
 
-/// See [`decode::decode`]; `sums` has one or two streams.
+/// See [`decode::decode`]; there are one or two streams.
 ///
 /// # Safety
 /// [`available`].
@@ -43,15 +41,14 @@ pub(super) unsafe fn decode(
     quad: usize,
     quads: usize,
     streams: &Streams,
-    first: usize,
     sums: &mut [[f32; STRIP]],
 ) {
     use decode::decode;
     unsafe {
-        if sums.len() == 1 {
-            by_planes!(level, decode[1](level, quad, quads, streams, first, sums));
+        if streams.count() == 1 {
+            by_planes!(level, decode[1](level, quad, quads, streams, sums));
         } else {
-            by_planes!(level, decode[2](level, quad, quads, streams, first, sums));
+            by_planes!(level, decode[2](level, quad, quads, streams, sums));
         }
     }
 }

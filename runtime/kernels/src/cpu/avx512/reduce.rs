@@ -1,41 +1,6 @@
-//! Sixteen registers to one that holds their sums.
+//! Four registers to one that holds their sums.
 
 use std::arch::x86_64::*;
-
-/// Lane i of the result is the sum of the lanes of `rows[i]`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn reduce_integers(rows: &[__m512i; 16]) -> __m512i {
-    let eight: [__m512i; 8] = std::array::from_fn(|i| {
-        let (a, b) = (rows[2 * i], rows[2 * i + 1]);
-        _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b))
-    });
-    // Each quarter of four[i] holds a part of the sums of rows 4i .. 4i + 4.
-    let four: [__m512i; 4] = std::array::from_fn(|i| {
-        let (a, b) = (eight[2 * i], eight[2 * i + 1]);
-        _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b))
-    });
-    let fold =
-        |a, b| _mm512_add_epi32(_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
-    fold(fold(four[0], four[1]), fold(four[2], four[3]))
-}
-
-/// Lane i of the result is the sum of the lanes of `rows[i]`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn reduce_floats(rows: &[__m512; 16]) -> __m512 {
-    let eight: [__m512; 8] = std::array::from_fn(|i| {
-        let (a, b) = (rows[2 * i], rows[2 * i + 1]);
-        _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b))
-    });
-    let four: [__m512; 4] = std::array::from_fn(|i| {
-        let (a, b) = (_mm512_castps_pd(eight[2 * i]), _mm512_castps_pd(eight[2 * i + 1]));
-        let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
-        _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
-    });
-    let fold = |a, b| _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
-    fold(fold(four[0], four[1]), fold(four[2], four[3]))
-}
 
 /// The sums of four registers.
 #[inline]

@@ -7,9 +7,9 @@ use super::planes::{QUARTER, Quad};
 use super::tile::{codes_of, minus_128};
 use crate::cpu::cells::{BLOCK, QUAD};
 use crate::cpu::streams::Streams;
-use crate::cpu::strip::{Level, STRIP};
+use crate::cpu::strip::{Level, STRIP, STRIP_QUADS};
 
-/// Sums of the rows of `quads` quads from `quad` on, for stream `first` and the `T - 1` after it, into `sums[t][row]`:
+/// Sums of the rows of `quads` quads from `quad` on, for all `T` streams, strip after strip, into `sums[T * strip + t][row]`:
 /// of `index * code` where [`Level::sums_in_integers`], else everything that the scales apply to.
 ///
 /// # Safety
@@ -20,7 +20,6 @@ pub(super) unsafe fn decode<const P: usize, const ROUND: bool, const T: usize>(
     quad: usize,
     quads: usize,
     streams: &Streams,
-    first: usize,
     sums: &mut [[f32; STRIP]],
 ) {
     let integers = level.sums_in_integers(streams);
@@ -35,7 +34,7 @@ pub(super) unsafe fn decode<const P: usize, const ROUND: bool, const T: usize>(
                 let mut x = [[vdupq_n_s8(0); 8]; T];
                 let mut bases = [vdupq_n_s32(0); T];
                 for t in 0..T {
-                    x[t] = codes_of(streams, first + t, block, quarter);
+                    x[t] = codes_of(streams, t, block, quarter);
                     // Eight bits are more than a signed byte holds: 128 is taken off each index and added here.
                     if P == 8 {
                         // SAFETY: as the caller says.
@@ -57,7 +56,7 @@ pub(super) unsafe fn decode<const P: usize, const ROUND: bool, const T: usize>(
                             whole[t][r] = vaddq_s32(whole[t][r], cells);
                         } else {
                             let scales = scales(level, QUAD * quad + r, block, quarter);
-                            let scales = vmulq_f32(scales, units(streams, first + t, block, quarter));
+                            let scales = vmulq_f32(scales, units(streams, t, block, quarter));
                             totals[t][r] = vfmaq_f32(totals[t][r], vcvtq_f32_s32(cells), scales);
                         }
                     }
@@ -66,10 +65,10 @@ pub(super) unsafe fn decode<const P: usize, const ROUND: bool, const T: usize>(
         }
         for t in 0..T {
             for r in 0..QUAD {
-                sums[t][QUAD * i + r] = if integers {
+                sums[T * (i / STRIP_QUADS) + t][QUAD * (i % STRIP_QUADS) + r] = if integers {
                     vaddvq_s32(whole[t][r]) as f32
                 } else {
-                    let offsets = offsets(level, QUAD * quad + r, streams.offset_sums(first + t));
+                    let offsets = offsets(level, QUAD * quad + r, streams.offset_sums(t));
                     level.step * vaddvq_f32(totals[t][r]) + offsets
                 };
             }

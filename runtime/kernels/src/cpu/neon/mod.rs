@@ -18,15 +18,12 @@ use super::floats::Floats;
 use super::streams::Streams;
 use super::strip::{Level, QuadMap, STRIP};
 
-/// Streams that `decode` takes at a time.
-pub(super) const DECODE: usize = 2;
-
 /// Whether this processor has the dot product instructions.
 pub(super) fn has_dotprod() -> bool {
     is_aarch64_feature_detected!("dotprod")
 }
 
-/// See [`decode::decode`]; `sums` has one or two streams.
+/// See [`decode::decode`]; there are one or two streams.
 ///
 /// # Safety
 /// [`has_dotprod`].
@@ -35,15 +32,14 @@ pub(super) unsafe fn decode(
     quad: usize,
     quads: usize,
     streams: &Streams,
-    first: usize,
     sums: &mut [[f32; STRIP]],
 ) {
     use decode::decode;
     unsafe {
-        if sums.len() == 1 {
-            by_planes!(level, decode[1](level, quad, quads, streams, first, sums));
+        if streams.count() == 1 {
+            by_planes!(level, decode[1](level, quad, quads, streams, sums));
         } else {
-            by_planes!(level, decode[2](level, quad, quads, streams, first, sums));
+            by_planes!(level, decode[2](level, quad, quads, streams, sums));
         }
     }
 }
