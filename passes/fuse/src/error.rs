@@ -8,7 +8,7 @@ pub enum Error {
     Ir(#[from] mqc_ir::Error),
     #[error("no device is called {name:?}, expected one of {}", known.join(", "))]
     UnknownDevice { name: String, known: Vec<String> },
-    #[error("no rule is called {0:?}; `mqc_fuse::rules::RULES` lists them")]
+    #[error("no rule is called {0:?}; docs/fuse.md lists them")]
     UnknownRule(String),
     #[error("cost table: {0}")]
     CostTable(#[from] toml::de::Error),

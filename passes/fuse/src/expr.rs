@@ -1,7 +1,7 @@
 //! What a rule puts in the place of a class.
 
 use egg::Id;
-use mqc_ir::{Op, Tensor};
+use mqc_ir::{Op, Tensor, Type};
 
 use crate::node::{EGraph, Node};
 
@@ -14,6 +14,8 @@ pub enum Expr {
     Absent,
     /// An operation with one output.
     Op(Op, Vec<Expr>),
+    /// An operation with one output whose type its operands do not tell.
+    Typed(Op, Type, Vec<Expr>),
     /// One output of an operation with several: the operation, how many it has, its operands, which.
     Output(Op, usize, Vec<Expr>, usize),
 }
@@ -39,12 +41,19 @@ impl Expr {
         let (node, slot) = match self {
             Expr::Class(id) => return egraph.find(*id),
             Expr::Absent => (Node::absent(), None),
-            Expr::Op(op, args) => (Node::op(op.clone(), 1, add_all(args, egraph, rule)), None),
+            Expr::Op(op, args) | Expr::Typed(op, _, args) => {
+                (Node::op(op.clone(), 1, add_all(args, egraph, rule)), None)
+            }
             Expr::Output(op, outputs, args, slot) => {
                 (Node::op(op.clone(), *outputs, add_all(args, egraph, rule)), Some(*slot))
             }
         };
+        egraph.analysis.given = match self {
+            Expr::Typed(_, ty, _) => Some(vec![ty.clone()]),
+            Expr::Class(_) | Expr::Absent | Expr::Op(..) | Expr::Output(..) => None,
+        };
         let id = insert(node, egraph, rule);
+        egraph.analysis.given = None;
         slot.map_or(id, |slot| insert(Node::output(slot, id), egraph, rule))
     }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use mqc_ir::{Graph, NodeId, Op};
+use mqc_ir::{Graph, NodeId, Op, Value};
 
 use crate::region::{Key, Region, partition};
 use crate::report::{Epilogue, Fired};
 use crate::rewrite::{Template, apply, optimize};
 use crate::rules::Rule;
-use crate::{Error, FuseOptions, Report, recognize, report, stored};
+use crate::{Error, FuseOptions, Report, recognize, report, rules, stored};
 
 /// Optimizes a graph, bodies of its nodes included. Types must have been inferred; those of new values are what the
 /// rules found. Names of values that stay, results, and nodes that the compiler need not understand stay as they are.
@@ -45,8 +45,9 @@ impl Fuser<'_> {
         let values = stored::attach(graph, &self.options.stored)?;
         let regions = partition(graph, &values)?;
         // Nodes may be replaced by later regions, so names are read before.
+        let mut replaced = BTreeMap::new();
         for region in &regions {
-            self.region(graph, region)?;
+            self.region(graph, region, &mut replaced)?;
         }
         graph.erase_dead();
         self.report.nodes.1 += running(graph)?;
@@ -70,7 +71,12 @@ impl Fuser<'_> {
         result
     }
 
-    fn region(&mut self, graph: &mut Graph, region: &Region) -> Result<(), Error> {
+    fn region(
+        &mut self,
+        graph: &mut Graph,
+        region: &Region,
+        replaced: &mut BTreeMap<Value, Value>,
+    ) -> Result<(), Error> {
         if !self.memo.contains_key(&region.key) || self.fuel.is_some() {
             let template = optimize(&region.key, &self.rules, self.options, self.fuel);
             self.report.enodes += template.enodes;
@@ -84,17 +90,18 @@ impl Fuser<'_> {
         report.limited += usize::from(template.limited);
         report.cost = (report.cost.0 + template.cost.0, report.cost.1 + template.cost.1);
         for fired in &template.fired {
-            report.fired.push(Fired { rule: fired.rule, node: label(fired.node), saved: fired.saved });
+            let with = fired.with.clone();
+            report.fired.push(Fired { rule: fired.rule, with, node: label(fired.node), saved: fired.saved });
         }
         for (pattern, node) in &template.recognized {
             report.recognized.push((*pattern, label(*node)));
         }
         self.fuel = self.fuel.map(|fuel| fuel.saturating_sub(template.fired.len() as u64));
-        apply(graph, region, template)
+        apply(graph, region, template, replaced)
     }
 }
 
-/// Nodes that compute something at run time.
+/// Nodes that compute something at run time; what is done to a product before it is stored is part of the product.
 fn running(graph: &Graph) -> Result<usize, Error> {
     let mut constant: BTreeMap<NodeId, bool> = BTreeMap::new();
     let mut count = 0;
@@ -111,7 +118,9 @@ fn running(graph: &Graph) -> Result<usize, Error> {
             }
         };
         constant.insert(id, known);
-        count += usize::from(!known && node.op != Op::Input);
+        let is_part = rules::is_epilogue(&node.op)
+            && graph.operand(id, 0).is_some_and(|product| graph.users(product).len() == 1);
+        count += usize::from(!known && !is_part && node.op != Op::Input);
     }
     Ok(count)
 }

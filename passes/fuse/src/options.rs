@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mqc_ir::quant::Width;
 
 use crate::cost::Device;
+use crate::rules::Needs;
 use crate::{Error, StoredPlanes, rules};
 
 /// Where growth of an e-graph ends, whatever the machine. What was found until then is used.
@@ -42,6 +43,8 @@ pub struct FuseOptions {
     pub only: Vec<String>,
     /// Not these rules.
     pub without: Vec<String>,
+    /// Whether the result may have operators of the CPU session, [`rules::DOMAIN`].
+    pub session: bool,
     /// The bit planes of nested weights, by layer.
     pub stored: BTreeMap<String, StoredPlanes>,
     /// Make no more than so many rewrites, to find the one that does harm.
@@ -60,6 +63,7 @@ impl FuseOptions {
             width: Width::MAX,
             only: vec![],
             without: vec![],
+            session: false,
             stored: BTreeMap::new(),
             stop_after: None,
         }
@@ -79,7 +83,10 @@ impl FuseOptions {
         let wanted = |rule: &&&rules::Rule| {
             (self.only.is_empty() || lists(&self.only, rule))
                 && !lists(&self.without, rule)
-                && rule.opset <= opset
+                && match rule.needs {
+                    Needs::Opset(least) => least <= opset,
+                    Needs::Session => self.session,
+                }
         };
         Ok(rules::RULES.iter().filter(wanted).copied().collect())
     }

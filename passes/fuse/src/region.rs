@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mqc_ir::op::Nested;
 use mqc_ir::quant::Width;
-use mqc_ir::{Graph, NodeId, Op, Tensor, Type, Value};
+use mqc_ir::{DType, Graph, NodeId, Op, Tensor, Type, Value};
 
 use crate::facts::Fact;
 use crate::stored::StoredValues;
@@ -19,7 +19,8 @@ const GLOBAL: usize = 128;
 /// Between the first and the last use of a residual lie at least so many nodes; patterns of rules are shorter.
 const SPAN: usize = 10;
 
-/// Rules read the elements of constants up to this many.
+/// Rules read the elements of lists of integers up to this many, and single numbers: sizes, axes, factors. More would
+/// tell blocks apart that differ by small weights only.
 const SMALL: usize = 64;
 
 /// Marks the place of a layer's name in an operation, so that blocks that differ by names alone are alike.
@@ -213,7 +214,8 @@ impl<'a> Builder<'a> {
     fn leaf(&mut self, value: Value) -> usize {
         let listed = self.graph.inputs().contains(&value.node);
         let constant = self.graph.constant(value).filter(|_| !listed);
-        let tensor: Option<Tensor> = constant.filter(|t| t.len() <= SMALL).cloned();
+        let is_read = |t: &&Tensor| t.len() == 1 || (t.len() <= SMALL && t.dtype() == DType::I64);
+        let tensor: Option<Tensor> = constant.filter(is_read).cloned();
         let types = vec![self.graph.ty(value).clone()];
         self.region.key.leaves.push(Fact { types, constant: constant.is_some(), tensor });
         self.region.leaves.push(value);

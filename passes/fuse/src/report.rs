@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
-use crate::recognize::{Activation, Pattern};
+use crate::recognize::Pattern;
 
 /// What [`crate::fuse`] did.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,7 +22,7 @@ pub struct Report {
     pub limited: usize,
     /// The rewrites, in the order of the graph.
     pub fired: Vec<Fired>,
-    /// Composites that the IR has no operation for, by the name of the node that ends them.
+    /// Composites that the IR has no operation for and that stay, by the name of the node that ends them.
     pub recognized: Vec<(Pattern, String)>,
     /// Products with an epilogue that kernels could take.
     pub epilogues: Vec<Epilogue>,
@@ -33,6 +33,8 @@ pub struct Report {
 pub struct Fired {
     /// The rule.
     pub rule: &'static str,
+    /// Other rules that made what it is computed from.
+    pub with: Vec<&'static str>,
     /// The node whose value is computed anew.
     pub node: String,
     /// What a run would cost more without, nanoseconds.
@@ -87,7 +89,11 @@ impl fmt::Display for Report {
         for (rule, count, saved) in self.by_rule() {
             writeln!(f, "\n{rule} x{count}, saved {}", time(saved))?;
             for fired in self.fired.iter().filter(|fired| fired.rule == rule) {
-                writeln!(f, "  {:<40} {}", fired.node, time(fired.saved))?;
+                let with = match fired.with.as_slice() {
+                    [] => String::new(),
+                    rules => format!(", with {}", rules.join(", ")),
+                };
+                writeln!(f, "  {:<40} {}{with}", fired.node, time(fired.saved))?;
             }
         }
         let mut patterns: BTreeMap<Pattern, Vec<&str>> = BTreeMap::new();
@@ -126,15 +132,8 @@ fn time(nanoseconds: f64) -> String {
 
 /// The parts of an epilogue in words.
 pub(crate) fn parts(epilogue: &crate::recognize::Epilogue) -> Vec<&'static str> {
-    let activation = match epilogue.activation {
-        Activation::Identity => None,
-        Activation::Relu => Some("relu"),
-        Activation::Gelu => Some("gelu"),
-        Activation::GeluTanh => Some("gelu_tanh"),
-        Activation::Silu => Some("silu"),
-    };
     let bias = epilogue.bias.map(|_| "bias");
     let gate = epilogue.gate.map(|_| "gate");
     let residual = epilogue.residual.map(|_| "residual");
-    [bias, activation, gate, residual].into_iter().flatten().collect()
+    [bias, epilogue.activation.name(), gate, residual].into_iter().flatten().collect()
 }

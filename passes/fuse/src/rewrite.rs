@@ -33,9 +33,11 @@ pub(crate) struct Template {
 }
 
 /// A rule that changed a value.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fired {
     pub rule: &'static str,
+    /// The rules that made what it is computed from.
+    pub with: Vec<&'static str>,
     /// The node of the region whose value is computed anew.
     pub node: usize,
     /// What the whole would cost more without, nanoseconds.
@@ -84,6 +86,8 @@ pub(crate) fn optimize(
     if changes.is_empty() || after >= before {
         return template;
     }
+    let stays = stays(&saturated, &space, &selection);
+    template.recognized.retain(|(_, node)| stays.contains(node));
     template.fired = changes.into_iter().map(|change| change.fired).collect();
     template.cost = (before, after);
     write(&saturated, &space, &selection, key, &mut template);
@@ -164,7 +168,9 @@ fn changes(saturated: &Saturated, space: &Space, selection: &Selection, after: f
                 egraph.analysis.unions.iter().find(|(id, _)| egraph.find(*id) == egraph.find(values[slot]));
             let rule =
                 made.get(&chosen.node).copied().or(union.map(|(_, rule)| *rule)).unwrap_or("same-value");
-            let fired = Fired { rule, node: index, saved: space.classes[class][original].cost };
+            let mut with = rules_below(space, selection, class, &made);
+            with.retain(|other| *other != rule);
+            let fired = Fired { rule, with, node: index, saved: space.classes[class][original].cost };
             changes.push(Change { fired, undo: vec![(class, original)] });
         }
     }
@@ -176,6 +182,41 @@ fn changes(saturated: &Saturated, space: &Space, selection: &Selection, after: f
         }
     }
     changes
+}
+
+/// Nodes with one output that are part of the result.
+fn stays(saturated: &Saturated, space: &Space, selection: &Selection) -> BTreeSet<usize> {
+    let egraph = &saturated.egraph;
+    let needed: BTreeSet<usize> =
+        space.order(selection, space.roots()).unwrap_or_default().into_iter().collect();
+    let stays = |(index, (node, values)): (usize, (&Node, &Vec<egg::Id>))| {
+        let class =
+            space.places.get(&egraph.find(*values.first()?)).filter(|class| needed.contains(*class))?;
+        let own = node.clone().map_children(|arg| egraph.find(arg));
+        (space.classes[*class][selection[*class]].node == own).then_some(index)
+    };
+    saturated.nodes.iter().zip(&saturated.values).enumerate().filter_map(stays).collect()
+}
+
+/// The rules that made a class and what it is computed from, as far as rules made it, each once.
+fn rules_below(
+    space: &Space,
+    selection: &Selection,
+    class: usize,
+    made: &BTreeMap<Node, &'static str>,
+) -> Vec<&'static str> {
+    let mut rules = vec![];
+    let mut seen = BTreeSet::from([class]);
+    let mut open = vec![class];
+    while let Some(class) = open.pop() {
+        let choice = &space.classes[class][selection[class]];
+        let Some(rule) = made.get(&choice.node) else { continue };
+        if !rules.contains(rule) {
+            rules.push(*rule);
+        }
+        open.extend(choice.args.iter().filter(|arg| seen.insert(**arg)));
+    }
+    rules
 }
 
 /// Lists the nodes of a selection.
@@ -245,15 +286,22 @@ fn write(saturated: &Saturated, space: &Space, selection: &Selection, key: &Key,
     template.roots = key.roots.iter().map(root).collect();
 }
 
-/// Writes the result into the graph.
-pub(crate) fn apply(graph: &mut Graph, region: &Region, template: &Template) -> Result<(), Error> {
+/// Writes the result into the graph. `replaced` has the values that took the place of others so far: leaves of this region
+/// may be among those.
+pub(crate) fn apply(
+    graph: &mut Graph,
+    region: &Region,
+    template: &Template,
+    replaced: &mut BTreeMap<Value, Value>,
+) -> Result<(), Error> {
     if template.steps.is_empty() {
         return Ok(());
     }
+    let leaves: Vec<Value> = region.leaves.iter().map(|leaf| *replaced.get(leaf).unwrap_or(leaf)).collect();
     let mut nodes = vec![];
     for step in &template.steps {
         let value = |reference: &Ref, nodes: &[mqc_ir::NodeId]| match reference {
-            Ref::Leaf(number) => region.leaves.get(*number).copied(),
+            Ref::Leaf(number) => leaves.get(*number).copied(),
             Ref::Node(step, slot) => nodes.get(*step).map(|node| Value { node: *node, slot: *slot }),
         };
         let operands: Vec<Option<Value>> =
@@ -272,11 +320,12 @@ pub(crate) fn apply(graph: &mut Graph, region: &Region, template: &Template) -> 
     }
     for (old, new) in region.roots.iter().zip(&template.roots) {
         let new = match new {
-            Ref::Leaf(number) => region.leaves[*number],
+            Ref::Leaf(number) => leaves[*number],
             Ref::Node(step, slot) => Value { node: nodes[*step], slot: *slot },
         };
         if new != *old {
             graph.replace_uses(*old, new)?;
+            replaced.insert(*old, new);
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! Every `tests/rules/*.mqir` is one test: its first line says how it is fused, what comes out is a snapshot beside it, and
-//! both graphs are run on random numbers and must agree.
+//! Every `tests/rules/*.mqir` is one test: its first line says how it is fused, what comes out is a snapshot in `snapshots/fuse/`
+//! of the repository, and both graphs are run on random numbers and must agree.
 //!
 //! To accept changes: `INSTA_UPDATE=always cargo test -p mqc-fuse --test rules`, then read the difference.
 
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     paths.sort();
     let names: BTreeSet<String> =
         paths.iter().map(|p| p.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
-    let snapshots = folder.join("snapshots");
+    let snapshots = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../snapshots/fuse");
     let mut trials: Vec<Trial> = paths
         .into_iter()
         .map(|path| {
@@ -56,13 +56,13 @@ fn check(name: &str, path: &Path) -> Result<(), Failed> {
     }
     infer::infer(&mut after).map_err(|errors| format!("the result has no types: {errors:?}"))?;
     let (rule, variant) = name.split_once('.').unwrap_or((name, ""));
-    let fired = report.fired.iter().any(|fired| fired.rule == rule);
+    let fired = report.fired.iter().any(|fired| fired.rule == rule || fired.with.contains(&rule));
     let expected = !variant.starts_with("not");
     if RULES.iter().any(|r| r.name == rule) && fired != expected {
         return Err(format!("the rule fired: {fired}, expected {expected}\n{}", text::print(&after)).into());
     }
     let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path("rules/snapshots");
+    settings.set_snapshot_path("../../../snapshots/fuse");
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     settings.set_description(source.lines().nth(1).unwrap_or_default().trim_start_matches("# "));
@@ -74,7 +74,8 @@ fn check(name: &str, path: &Path) -> Result<(), Failed> {
 fn summary(report: &Report) -> String {
     let mut text = String::new();
     for fired in &report.fired {
-        writeln!(text, "# {} at {}", fired.rule, fired.node).unwrap();
+        let rules = [&[fired.rule], fired.with.as_slice()].concat();
+        writeln!(text, "# {} at {}", rules.join(", "), fired.node).unwrap();
     }
     for (pattern, node) in &report.recognized {
         writeln!(text, "# found {pattern} at {node}").unwrap();
@@ -93,7 +94,7 @@ fn every_rule_has_a_test(names: &BTreeSet<String>) -> Result<(), Failed> {
 fn every_snapshot_has_an_input(folder: &Path, names: &BTreeSet<String>) -> Result<(), Failed> {
     let snapshots = std::fs::read_dir(folder)?.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let stray: Vec<String> = snapshots
-        .filter(|name| name.strip_suffix(".snap").is_none_or(|name| !names.contains(name)))
+        .filter(|file| file.strip_suffix(".snap").is_none_or(|name| !names.contains(name)))
         .collect();
     if stray.is_empty() { Ok(()) } else { Err(format!("these have no input: {stray:?}").into()) }
 }

@@ -1,6 +1,7 @@
 //! What devices can do, read from a table.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,11 @@ impl Devices {
         self
     }
 
+    /// A table of one device.
+    pub fn of(name: &str, device: Device) -> Devices {
+        Devices(BTreeMap::from([(name.to_owned(), device)]))
+    }
+
     /// The device of a name.
     ///
     /// # Errors
@@ -75,9 +81,23 @@ impl Devices {
     }
 }
 
+/// As [`Devices::parse`] reads it; rates to four digits.
+impl fmt::Display for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, device) in &self.0 {
+            writeln!(f, "[{name:?}]")?;
+            for (field, value, _) in device.fields() {
+                writeln!(f, "{field} = {value:.3e}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Device {
-    fn check(&self, name: &str) -> Result<(), Error> {
-        let rates = [
+    /// Every field: its name, its value, whether that may be 0.
+    fn fields(&self) -> [(&'static str, f64, bool); 7] {
+        [
             ("memory_bytes", self.memory_bytes, false),
             ("cache_bytes", self.cache_bytes, false),
             ("float_products", self.float_products, false),
@@ -85,11 +105,14 @@ impl Device {
             ("elementwise", self.elementwise, false),
             ("node_ns", self.node_ns, true),
             ("view_ns", self.view_ns, true),
-        ];
+        ]
+    }
+
+    fn check(&self, name: &str) -> Result<(), Error> {
         let bad = |(_, found, may_be_zero): &(&str, f64, bool)| {
             !found.is_finite() || *found < 0.0 || (*found == 0.0 && !may_be_zero)
         };
-        match rates.into_iter().find(bad) {
+        match self.fields().into_iter().find(bad) {
             Some((field, found, _)) => Err(Error::CostValue { device: name.to_owned(), field, found }),
             None => Ok(()),
         }

@@ -9,8 +9,8 @@ pub use device::{Device, Devices};
 use mqc_ir::op::{Binary, Unary};
 use mqc_ir::{Dim, Op, Type};
 
-use crate::FuseOptions;
 use crate::facts::Fact;
+use crate::{FuseOptions, rules};
 
 /// Operations of a function such as exp, when it is computed in vectors.
 const FUNCTION: f64 = 16.0;
@@ -37,6 +37,10 @@ pub fn node(op: &Op, operands: &[&Fact], outputs: &[Type], constant: bool, optio
             let elements: f64 = outputs.first().map_or(0.0, |ty| elements(ty, options));
             device.node_ns + moved(operands) + 1e9 * operations * elements / device.elementwise
         }
+        Work::Nodes(nodes) => {
+            let elements: f64 = outputs.first().map_or(0.0, |ty| elements(ty, options));
+            nodes * (device.node_ns + moved(operands) + 1e9 * elements / device.elementwise)
+        }
         Work::Rows => device.node_ns * outputs.len() as f64 + 2e9 * result / device.cache_bytes,
         Work::Product(operations) => {
             device.node_ns + moved(operands) + 1e9 * operations / device.float_products
@@ -44,6 +48,12 @@ pub fn node(op: &Op, operands: &[&Fact], outputs: &[Type], constant: bool, optio
         Work::Nested(operations, skipped) => {
             let read = &operands[..operands.len() - skipped.min(operands.len())];
             device.node_ns + moved(read) + 1e9 * operations / device.nested_products
+        }
+        Work::Finish(operations) => {
+            let elements: f64 = outputs.first().map_or(0.0, |ty| elements(ty, options));
+            let read: f64 =
+                operands.iter().skip(1).filter_map(|f| f.types.first()).map(|ty| bytes(ty, options)).sum();
+            1e9 * (read / device.cache_bytes + operations * elements / device.elementwise)
         }
     }
 }
@@ -56,12 +66,16 @@ enum Work {
     View,
     /// So many operations for each element of the result; all operands are read.
     Elements(f64),
+    /// So many nodes of one operation for each element of the result.
+    Nodes(f64),
     /// As much is read of the operands as is written, output by output.
     Rows,
     /// So many operations in all.
     Product(f64),
     /// So many operations in all; the last so many operands are not read.
     Nested(f64, usize),
+    /// So many operations for each element of a product, the first operand, before it is stored.
+    Finish(f64),
 }
 
 fn work(op: &Op, operands: &[&Fact], outputs: &[Type], options: &FuseOptions) -> Work {
@@ -104,14 +118,31 @@ fn work(op: &Op, operands: &[&Fact], outputs: &[Type], options: &FuseOptions) ->
         | Op::ConstantOfShape { .. }
         | Op::Range
         | Op::NestedQuantize(_)
-        | Op::SliceBits { .. }
-        | Op::Opaque(_) => Work::Elements(1.0),
+        | Op::SliceBits { .. } => Work::Elements(1.0),
+        Op::Opaque(opaque) => match (opaque.domain.as_str(), opaque.op_type.as_str()) {
+            (rules::DOMAIN, "Attention") => {
+                let positions = ty(1).and_then(Type::shape).and_then(|s| s.get(1)).map(|d| size(d, options));
+                let rows = result / last(2).max(1.0);
+                Work::Product(2.0 * rows * positions.unwrap_or(1.0) * (last(0) + last(2)))
+            }
+            (rules::DOMAIN, "Rotary") => Work::Elements(4.0),
+            (rules::DOMAIN, "RmsNorm") => Work::Elements(5.0),
+            (rules::DOMAIN, "LayerNorm") => Work::Elements(8.0),
+            (rules::DOMAIN, rules::EPILOGUE) => match opaque.attributes.contains_key("activation") {
+                true => Work::Finish(FUNCTION),
+                false => Work::Finish(1.0),
+            },
+            _ => Work::Elements(1.0),
+        },
         Op::Dequantize { .. } => Work::Elements(2.0),
         Op::FakeSlice { .. } => Work::Elements(6.0),
         Op::Elu { .. } | Op::Gelu { .. } => Work::Elements(FUNCTION),
         Op::Reduce { .. } | Op::GlobalAveragePool | Op::GlobalMaxPool => each_input(1.0),
         Op::Softmax { .. } | Op::LogSoftmax { .. } => Work::Elements(FUNCTION + 4.0),
         Op::BatchNormalization { .. } => Work::Elements(2.0),
+        // tract spells them out, up to a node for each operation.
+        Op::LayerNormalization { .. } if options.session => Work::Nodes(8.0),
+        Op::RmsNormalization { .. } if options.session => Work::Nodes(5.0),
         Op::LayerNormalization { .. } => Work::Elements(8.0),
         Op::RmsNormalization { .. } => Work::Elements(5.0),
         // Parts of one row lie in it as they are.

@@ -34,6 +34,8 @@ fn tables_are_checked_and_extend() {
                 elementwise = 1e8\nnode_ns = 100\nview_ns = 0\n";
     let devices = Devices::builtin().unwrap().extended(Devices::parse(text).unwrap());
     assert_eq!(devices.get("board").unwrap().cache_bytes, 2e9);
+    let written = Devices::of("board", devices.get("board").unwrap().clone()).to_string();
+    assert_eq!(Devices::parse(&written).unwrap().get("board").unwrap(), devices.get("board").unwrap());
     let bad = |from: &str, to: &str| Devices::parse(&text.replace(from, to)).unwrap_err();
     assert!(matches!(
         bad("cache_bytes = 2e9", "cache_bytes = 0.0"),

@@ -24,7 +24,7 @@ pub struct Attention {
     pub scale: f64,
 }
 
-pub(super) fn attention(view: View, id: Id) -> Option<Attention> {
+pub(crate) fn attention(view: View, id: Id) -> Option<Attention> {
     let (weights, values) = product(view, id)?;
     let scores = view.ops(weights).find_map(|(op, args)| match op {
         Op::Softmax { axis, flatten: false } => {

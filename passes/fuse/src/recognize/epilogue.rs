@@ -21,6 +21,25 @@ pub enum Activation {
     Silu,
 }
 
+impl Activation {
+    /// What attributes and reports call it; nothing for the identity.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Activation::Identity => None,
+            Activation::Relu => Some("relu"),
+            Activation::Gelu => Some("gelu"),
+            Activation::GeluTanh => Some("gelu_tanh"),
+            Activation::Silu => Some("silu"),
+        }
+    }
+
+    /// The activation of this name.
+    pub fn of_name(name: &[u8]) -> Option<Activation> {
+        let all = [Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu];
+        all.into_iter().find(|activation| activation.name().is_some_and(|own| own.as_bytes() == name))
+    }
+}
+
 /// The epilogue of one product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epilogue {

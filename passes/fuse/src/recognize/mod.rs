@@ -12,8 +12,11 @@ use std::fmt;
 use egg::Id;
 
 pub use attention::Attention;
+pub(crate) use attention::attention;
 pub use epilogue::{Activation, Epilogue, epilogues};
 pub use rotary::Rotary;
+pub(crate) use rotary::rotary;
+pub(crate) use silu::silu;
 
 use crate::View;
 use crate::saturate::Saturated;
@@ -45,9 +48,9 @@ impl fmt::Display for Pattern {
 
 /// The pattern that ends in a class.
 fn pattern(view: View, id: Id) -> Option<Pattern> {
-    let attention = || attention::attention(view, id).map(|a| Pattern::Attention { mask: a.mask.is_some() });
-    let silu = || silu::silu(view, id).map(|_| Pattern::Silu);
-    let rotary = || rotary::rotary(view, id).map(|_| Pattern::Rotary);
+    let attention = || attention(view, id).map(|a| Pattern::Attention { mask: a.mask.is_some() });
+    let silu = || silu(view, id).map(|_| Pattern::Silu);
+    let rotary = || rotary(view, id).map(|_| Pattern::Rotary);
     attention().or_else(silu).or_else(rotary)
 }
 

@@ -19,7 +19,7 @@ pub struct Rotary {
     pub sin: Id,
 }
 
-pub(super) fn rotary(view: View, id: Id) -> Option<Rotary> {
+pub(crate) fn rotary(view: View, id: Id) -> Option<Rotary> {
     let pairs = |id: Id| {
         let products = view.products(id).into_iter().filter(|p| p.number == 1.0 && p.factors.len() == 2);
         products.flat_map(|product| {

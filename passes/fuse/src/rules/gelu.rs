@@ -10,7 +10,7 @@ use egg::Id;
 use mqc_ir::Op;
 use mqc_ir::op::{GeluKind, Unary};
 
-use super::{Rule, is_mul, one};
+use super::{Needs, Rule, is_mul, one};
 use crate::view::{Factor, about};
 use crate::{Expr, View};
 
@@ -18,30 +18,49 @@ use crate::{Expr, View};
 pub const GELU_ERF: Rule = Rule {
     name: "gelu-erf",
     about: "x/2 (1 + erf(x / sqrt 2)) -> gelu(x)",
-    opset: 20,
+    needs: Needs::Opset(20),
     root: is_mul,
-    apply: |view, root| one(root, half_times_one_plus(view, root, Unary::Erf, erf_argument, GeluKind::Erf)),
+    apply: |view, root| one(root, gelu(view, root, GeluKind::Erf)),
 };
 
 /// See the module.
 pub const GELU_TANH: Rule = Rule {
     name: "gelu-tanh",
     about: "x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) -> gelu(x), approximate",
-    opset: 20,
+    needs: Needs::Opset(20),
     root: is_mul,
-    apply: |view, root| {
-        one(root, half_times_one_plus(view, root, Unary::Tanh, tanh_argument, GeluKind::Tanh))
-    },
+    apply: |view, root| one(root, gelu(view, root, GeluKind::Tanh)),
 };
 
-/// x/2 (1 + f(u)) where `argument` knows u as a function of x.
+fn gelu(view: View, root: Id, approximate: GeluKind) -> Option<Expr> {
+    let x = spelled(view, root, approximate)?;
+    Some(Expr::map(Op::Gelu { approximate }, Expr::Class(x)))
+}
+
+/// What a class is the GELU of, however that is spelled.
+pub(super) fn argument(view: View, root: Id) -> Option<(Id, GeluKind)> {
+    let whole = view.ops(root).find_map(|(op, args)| match op {
+        Op::Gelu { approximate } => Some((*args.first()?, *approximate)),
+        _ => None,
+    });
+    let spelled = |kind| Some((spelled(view, root, kind)?, kind));
+    whole.or_else(|| spelled(GeluKind::Erf)).or_else(|| spelled(GeluKind::Tanh))
+}
+
+fn spelled(view: View, root: Id, kind: GeluKind) -> Option<Id> {
+    match kind {
+        GeluKind::Erf => half_times_one_plus(view, root, Unary::Erf, erf_argument),
+        GeluKind::Tanh => half_times_one_plus(view, root, Unary::Tanh, tanh_argument),
+    }
+}
+
+/// x of x/2 (1 + f(u)) where `argument` knows u as a function of x.
 fn half_times_one_plus(
     view: View,
     root: Id,
     function: Unary,
     argument: fn(View, Id, Id) -> bool,
-    approximate: GeluKind,
-) -> Option<Expr> {
+) -> Option<Id> {
     let product = view.products(root).into_iter().filter(|p| about(p.number, 0.5) && p.factors.len() == 2);
     for (x, rest) in product.flat_map(|p| p.splits().collect::<Vec<_>>()) {
         let &[Factor::Of(other)] = rest.factors.as_slice() else { continue };
@@ -51,7 +70,7 @@ fn half_times_one_plus(
             .filter_map(|sum| sum.shifted())
             .find_map(|(number, f)| about(number, 1.0).then(|| view.unary(f, function)).flatten());
         if inner.is_some_and(|u| argument(view, u, x)) && view.same_shape(x, root) {
-            return Some(Expr::map(Op::Gelu { approximate }, Expr::Class(x)));
+            return Some(x);
         }
     }
     None

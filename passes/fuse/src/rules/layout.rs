@@ -7,7 +7,7 @@
 use egg::Id;
 use mqc_ir::{DType, Dim, Op};
 
-use super::{Rule, one};
+use super::{Needs, Rule, one};
 use crate::view::same_dims;
 use crate::{Expr, View};
 
@@ -15,7 +15,7 @@ use crate::{Expr, View};
 pub const DROP_IDENTITY: Rule = Rule {
     name: "drop-identity",
     about: "a reshape, transpose, expand or cast that changes nothing -> its operand",
-    opset: 1,
+    needs: Needs::Opset(1),
     root: |op| {
         is_reshape(op) || matches!(op, Op::Transpose { .. } | Op::Cast { .. } | Op::Expand | Op::Identity)
     },
@@ -26,7 +26,7 @@ pub const DROP_IDENTITY: Rule = Rule {
 pub const MERGE_RESHAPES: Rule = Rule {
     name: "merge-reshapes",
     about: "reshape(reshape(x)) -> reshape(x)",
-    opset: 5,
+    needs: Needs::Opset(5),
     root: is_reshape,
     apply: |view, root| one(root, reshapes(view, root)),
 };
@@ -35,7 +35,7 @@ pub const MERGE_RESHAPES: Rule = Rule {
 pub const MERGE_TRANSPOSES: Rule = Rule {
     name: "merge-transposes",
     about: "transpose(transpose(x)) -> transpose(x)",
-    opset: 1,
+    needs: Needs::Opset(1),
     root: |op| matches!(op, Op::Transpose { .. }),
     apply: |view, root| one(root, transposes(view, root)),
 };
@@ -44,7 +44,7 @@ pub const MERGE_TRANSPOSES: Rule = Rule {
 pub const MERGE_CASTS: Rule = Rule {
     name: "merge-casts",
     about: "cast(cast(x)) -> cast(x) where the inner cast loses nothing",
-    opset: 1,
+    needs: Needs::Opset(1),
     root: |op| matches!(op, Op::Cast { .. }),
     apply: |view, root| one(root, casts(view, root)),
 };

@@ -10,7 +10,7 @@ use egg::Id;
 use mqc_ir::Op;
 use mqc_ir::op::{Binary, Nested};
 
-use super::Rule;
+use super::{Needs, Rule};
 use crate::view::Args;
 use crate::{Expr, View};
 
@@ -18,7 +18,7 @@ use crate::{Expr, View};
 pub const MERGE_PRODUCTS: Rule = Rule {
     name: "merge-products",
     about: "x a, x b, .. with constant weights -> split(x [a b ..])",
-    opset: 13,
+    needs: Needs::Opset(13),
     root: |op| *op == Op::MatMul,
     apply: merge_products,
 };
@@ -27,7 +27,7 @@ pub const MERGE_PRODUCTS: Rule = Rule {
 pub const MERGE_NESTED_PRODUCTS: Rule = Rule {
     name: "merge-nested-products",
     about: "nested products of one value, read at one width -> split(one nested product)",
-    opset: 13,
+    needs: Needs::Opset(13),
     root: |op| matches!(op, Op::NestedMatMul(_)),
     apply: merge_nested,
 };

@@ -8,14 +8,14 @@ use egg::Id;
 use mqc_ir::op::{Nested, WeightLayout};
 use mqc_ir::{DType, Op, Tensor};
 
-use super::{Rule, one};
+use super::{Needs, Rule, one};
 use crate::{Expr, View};
 
 /// See the module.
 pub const NESTED_PRODUCT: Rule = Rule {
     name: "nested-product",
     about: "x dequantize(slice_bits(codes)) -> nested_mat_mul(x, planes of the codes)",
-    opset: 1,
+    needs: Needs::Opset(1),
     root: |op| *op == Op::MatMul,
     apply: |view, root| one(root, nested_product(view, root)),
 };

@@ -7,9 +7,9 @@
 
 use egg::Id;
 use mqc_ir::op::{Binary, Reduction, Unary};
-use mqc_ir::{DType, Dim, F32, Op};
+use mqc_ir::{Attribute, DType, Dim, F32, Op};
 
-use super::{Rule, is_mul, one};
+use super::{Needs, Rule, is_mul, one, session_op};
 use crate::view::Factor;
 use crate::{Expr, View};
 
@@ -17,7 +17,7 @@ use crate::{Expr, View};
 pub const RMS_NORM: Rule = Rule {
     name: "rms-norm",
     about: "x / sqrt(mean(x^2) + epsilon) * scale -> rms_normalization(x, scale)",
-    opset: 23,
+    needs: Needs::Opset(23),
     root: is_mul,
     apply: |view, root| one(root, rms_norm(view, root)),
 };
@@ -26,12 +26,31 @@ pub const RMS_NORM: Rule = Rule {
 pub const LAYER_NORM: Rule = Rule {
     name: "layer-norm",
     about: "(x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * scale + bias -> layer_normalization(x, scale, bias)",
-    opset: 17,
+    needs: Needs::Opset(17),
     root: |op| *op == Op::Binary(Binary::Add),
     apply: |view, root| one(root, layer_norm(view, root)),
 };
 
+/// The CPU session has it in one operator, whatever the operator set.
+pub const SESSION_RMS_NORM: Rule = Rule {
+    name: "session-rms-norm",
+    about: "RMS norm over the last axis, spelled out or not -> RmsNorm(x, scale)",
+    needs: Needs::Session,
+    root: |op| is_mul(op) || matches!(op, Op::RmsNormalization { .. }),
+    apply: |view, root| one(root, session_rms_norm(view, root)),
+};
+
+/// As the other.
+pub const SESSION_LAYER_NORM: Rule = Rule {
+    name: "session-layer-norm",
+    about: "layer norm over the last axis, spelled out or not -> LayerNorm(x, scale, bias)",
+    needs: Needs::Session,
+    root: |op| matches!(op, Op::Binary(Binary::Add) | Op::LayerNormalization { .. }),
+    apply: |view, root| one(root, session_layer_norm(view, root)),
+};
+
 /// A value over the root of its mean square, times a scale.
+#[derive(Clone, Copy)]
 struct Scaled {
     value: Id,
     scale: Id,
@@ -45,6 +64,56 @@ fn rms_norm(view: View, root: Id) -> Option<Expr> {
 }
 
 fn layer_norm(view: View, root: Id) -> Option<Expr> {
+    let (Scaled { value, scale, epsilon }, bias) = spelled_layer_norm(view, root)?;
+    let op = Op::LayerNormalization { axis: -1, epsilon, stash_type: 1 };
+    Some(Expr::Op(op, vec![Expr::Class(value), Expr::Class(scale), Expr::Class(bias)]))
+}
+
+fn session_rms_norm(view: View, root: Id) -> Option<Expr> {
+    let whole = view.ops(root).find_map(|(op, args)| match (op, args.as_slice()) {
+        (Op::RmsNormalization { axis, epsilon, .. }, &[value, scale]) => {
+            let found = Scaled { value, scale, epsilon: *epsilon };
+            is_over_last(view, *axis, root).then_some(found)
+        }
+        _ => None,
+    });
+    let found = whole.or_else(|| scaled(view, root))?;
+    session_norm(view, root, "RmsNorm", found, None)
+}
+
+fn session_layer_norm(view: View, root: Id) -> Option<Expr> {
+    let whole = view.ops(root).find_map(|(op, args)| match (op, args.as_slice()) {
+        (Op::LayerNormalization { axis, epsilon, .. }, &[value, scale, ref bias @ ..]) => {
+            let bias = bias.first().copied().filter(|bias| !view.is_absent(*bias));
+            let found = Scaled { value, scale, epsilon: *epsilon };
+            is_over_last(view, *axis, root).then_some((found, bias))
+        }
+        _ => None,
+    });
+    let spelled = || spelled_layer_norm(view, root).map(|(found, bias)| (found, Some(bias)));
+    let (found, bias) = whole.or_else(spelled)?;
+    session_norm(view, root, "LayerNorm", found, bias)
+}
+
+/// The operator of the session, for floats and vectors along the last dimension.
+fn session_norm(view: View, root: Id, op_type: &str, found: Scaled, bias: Option<Id>) -> Option<Expr> {
+    let vectors = || [Some(found.scale), bias].into_iter().flatten();
+    let is_f32 = vectors().chain([found.value, root]).all(|id| view.dtype(id) == Some(DType::F32));
+    if !is_f32 || !vectors().all(|id| is_along_last(view, id, root)) || !view.same_shape(found.value, root) {
+        return None;
+    }
+    let op = session_op(op_type, &[("epsilon", Attribute::Float(found.epsilon))]);
+    let args = [found.value].into_iter().chain(vectors()).map(Expr::Class).collect();
+    Some(Expr::Typed(op, view.ty(root).clone(), args))
+}
+
+/// Whether the axis is the last one.
+fn is_over_last(view: View, axis: i64, of: Id) -> bool {
+    axis == -1 || view.rank(of).is_some_and(|rank| axis + 1 == rank as i64)
+}
+
+/// A layer norm written in elementary operations, and its bias; the value is that before its mean is taken off.
+fn spelled_layer_norm(view: View, root: Id) -> Option<(Scaled, Id)> {
     let sums = view.ops(root).filter(|(op, _)| **op == Op::Binary(Binary::Add));
     let pairs = sums.flat_map(|(_, args)| match args.as_slice() {
         &[a, b] => vec![(a, b), (b, a)],
@@ -54,10 +123,9 @@ fn layer_norm(view: View, root: Id) -> Option<Expr> {
         if !is_along_last(view, bias, root) {
             continue;
         }
-        let Some(Scaled { value, scale, epsilon }) = scaled(view, product) else { continue };
-        if let Some(x) = centred(view, value) {
-            let op = Op::LayerNormalization { axis: -1, epsilon, stash_type: 1 };
-            return Some(Expr::Op(op, vec![Expr::Class(x), Expr::Class(scale), Expr::Class(bias)]));
+        let Some(found) = scaled(view, product) else { continue };
+        if let Some(value) = centred(view, found.value) {
+            return Some((Scaled { value, ..found }, bias));
         }
     }
     None

@@ -9,14 +9,14 @@ use mqc_ir::Op;
 use mqc_ir::op::Binary;
 
 use super::layout::{is_reshape, keeps_last, permutation, reshape, shape_operand, transpose};
-use super::{Rule, one};
+use super::{Needs, Rule, one};
 use crate::{Expr, View};
 
 /// See the module.
 pub const TRANSPOSE_PAST_MAP: Rule = Rule {
     name: "transpose-past-map",
     about: "f(transpose(x)) -> transpose(f(x)) for f of one operand",
-    opset: 1,
+    needs: Needs::Opset(1),
     root: is_map,
     apply: |view, root| one(root, transpose_past_map(view, root)),
 };
@@ -25,7 +25,7 @@ pub const TRANSPOSE_PAST_MAP: Rule = Rule {
 pub const TRANSPOSE_PAST_PAIR: Rule = Rule {
     name: "transpose-past-pair",
     about: "f(transpose(a), transpose(b)) -> transpose(f(a, b)); one may be a number",
-    opset: 1,
+    needs: Needs::Opset(1),
     root: is_pair,
     apply: |view, root| one(root, transpose_past_pair(view, root)),
 };
@@ -34,7 +34,7 @@ pub const TRANSPOSE_PAST_PAIR: Rule = Rule {
 pub const RESHAPE_PAST_MAP: Rule = Rule {
     name: "reshape-past-map",
     about: "f(reshape(x)) -> reshape(f(x)) for f of one operand",
-    opset: 5,
+    needs: Needs::Opset(5),
     root: is_map,
     apply: |view, root| one(root, reshape_past_map(view, root)),
 };
@@ -43,7 +43,7 @@ pub const RESHAPE_PAST_MAP: Rule = Rule {
 pub const RESHAPE_PAST_PAIR: Rule = Rule {
     name: "reshape-past-pair",
     about: "f(reshape(a), b) -> reshape(f(a, b)) for b a number, along a last dimension that stays, or reshaped alike",
-    opset: 5,
+    needs: Needs::Opset(5),
     root: is_pair,
     apply: |view, root| one(root, reshape_past_pair(view, root)),
 };
@@ -52,7 +52,7 @@ pub const RESHAPE_PAST_PAIR: Rule = Rule {
 pub const TRANSPOSE_PAST_PRODUCT: Rule = Rule {
     name: "transpose-past-product",
     about: "transpose(a) transpose(b) -> transpose(a b) where batches alone are transposed, or (b a)^T of two matrices",
-    opset: 1,
+    needs: Needs::Opset(1),
     root: |op| *op == Op::MatMul,
     apply: |view, root| one(root, transpose_past_product(view, root)),
 };
@@ -61,7 +61,7 @@ pub const TRANSPOSE_PAST_PRODUCT: Rule = Rule {
 pub const TRANSPOSED_PRODUCT: Rule = Rule {
     name: "transposed-product",
     about: "(a b)^T -> b^T a^T where a or b is a transpose",
-    opset: 1,
+    needs: Needs::Opset(1),
     root: |op| matches!(op, Op::Transpose { .. }),
     apply: |view, root| one(root, transposed_product(view, root)),
 };
@@ -70,7 +70,7 @@ pub const TRANSPOSED_PRODUCT: Rule = Rule {
 pub const RESHAPE_PAST_PRODUCT: Rule = Rule {
     name: "reshape-past-product",
     about: "reshape(x) w -> reshape(x w) where the last dimension stays and w is a matrix",
-    opset: 5,
+    needs: Needs::Opset(5),
     root: |op| *op == Op::MatMul,
     apply: |view, root| one(root, reshape_past_product(view, root)),
 };

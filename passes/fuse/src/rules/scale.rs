@@ -9,14 +9,14 @@ use mqc_ir::Op;
 use mqc_ir::op::{Binary, Reduction};
 
 use super::layout::reshape;
-use super::{Rule, is_mul, one};
+use super::{Needs, Rule, is_mul, one};
 use crate::{Expr, View};
 
 /// See the module.
 pub const FOLD_SCALE_AFTER: Rule = Rule {
     name: "fold-scale-after",
     about: "(x w) c -> x (w c) for constant w and c",
-    opset: 5,
+    needs: Needs::Opset(5),
     root: is_mul,
     apply: |view, root| one(root, fold_after(view, root)),
 };
@@ -25,7 +25,7 @@ pub const FOLD_SCALE_AFTER: Rule = Rule {
 pub const FOLD_SCALE_BEFORE: Rule = Rule {
     name: "fold-scale-before",
     about: "(x g) w -> x (g w) for constant w and g",
-    opset: 5,
+    needs: Needs::Opset(5),
     root: |op| *op == Op::MatMul,
     apply: |view, root| one(root, fold_before(view, root)),
 };
@@ -34,16 +34,25 @@ pub const FOLD_SCALE_BEFORE: Rule = Rule {
 pub const FOLD_SCALE_NESTED: Rule = Rule {
     name: "fold-scale-nested",
     about: "nested(x, scale, ..) c -> nested(x, scale c, ..) for a constant c",
-    opset: 5,
+    needs: Needs::Opset(5),
     root: is_mul,
     apply: |view, root| one(root, fold_nested(view, root)),
+};
+
+/// See the module. A factor for each column is not one of the scale, which belongs to rows.
+pub const FOLD_SCALE_BEFORE_NESTED: Rule = Rule {
+    name: "fold-scale-before-nested",
+    about: "nested(x c, scale, ..) -> nested(x, scale c, ..) for a constant number c",
+    needs: Needs::Opset(1),
+    root: |op| matches!(op, Op::NestedMatMul(_)),
+    apply: |view, root| one(root, fold_before_nested(view, root)),
 };
 
 /// See the module.
 pub const SCALE_OUT_OF_PRODUCT: Rule = Rule {
     name: "scale-out-of-product",
     about: "x (w s) -> (x w) s for a computed weight and a scale of its columns",
-    opset: 1,
+    needs: Needs::Opset(1),
     root: |op| *op == Op::MatMul,
     apply: |view, root| one(root, scale_out(view, root)),
 };
@@ -52,7 +61,7 @@ pub const SCALE_OUT_OF_PRODUCT: Rule = Rule {
 pub const ZERO_OUT_OF_PRODUCT: Rule = Rule {
     name: "zero-out-of-product",
     about: "x (w - z) -> x w - sum(x) z for a computed weight and a zero point of its columns",
-    opset: 13,
+    needs: Needs::Opset(13),
     root: |op| *op == Op::MatMul,
     apply: |view, root| one(root, zero_out(view, root)),
 };
@@ -140,6 +149,18 @@ fn fold_nested(view: View, root: Id) -> Option<Expr> {
             args[2] = times(Expr::Class(*scale), column);
             Some(Expr::Op(op.clone(), args))
         })
+    })
+}
+
+fn fold_before_nested(view: View, root: Id) -> Option<Expr> {
+    view.ops(root).find_map(|(op, args)| {
+        let (Op::NestedMatMul(_), &[y, _, scale, ..]) = (op, args.as_slice()) else { return None };
+        let (x, c) = factors(view, y)
+            .into_iter()
+            .find(|(x, c)| view.is_constant(*c) && is_scalar(view, *c) && view.same_shape(*x, y))?;
+        let mut args: Vec<Expr> = args.iter().copied().map(Expr::Class).collect();
+        (args[0], args[2]) = (Expr::Class(x), times(Expr::Class(scale), Expr::Class(c)));
+        Some(Expr::Op(op.clone(), args))
     })
 }
 

@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod decoder;
 pub mod nested;
+pub mod session;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -33,6 +35,7 @@ impl Options {
                 "--device" => options.fuse.device = fuse_options(value).device,
                 "--assume" => options.fuse.unknown_size = value.parse()?,
                 "--opset" => options.fuse.opset = Some(value.parse()?),
+                "--session" => options.fuse.session = value == "yes",
                 "--stop-after" => options.fuse.stop_after = Some(value.parse()?),
                 "--tolerance" => options.tolerance = value.parse()?,
                 "--sizes" => {
@@ -54,10 +57,36 @@ pub fn fuse_options(device: &str) -> FuseOptions {
 
 /// A valid graph with its types.
 pub fn parse(source: &str) -> Result<Graph, Box<dyn Error>> {
-    let mut graph = text::parse(source, &text::NoWeights)?;
+    let mut graph = text::parse(&with_random_bytes(source), &text::NoWeights)?;
     infer::infer(&mut graph).map_err(|errors| format!("{errors:?}"))?;
     let errors = verify::verify(&graph);
     if errors.is_empty() { Ok(graph) } else { Err(format!("{errors:?}").into()) }
+}
+
+/// `: u8[2, 3] = random(1)` with its elements written out: of random constants the text form itself knows f32 only.
+fn with_random_bytes(source: &str) -> String {
+    let mut text = String::new();
+    let mut parts = source.split(": u8[");
+    text.extend(parts.next());
+    for part in parts {
+        text.push_str(": u8[");
+        let random = part.split_once("] = random(").filter(|(dims, _)| !dims.contains(['[', '\n']));
+        let parsed = random.and_then(|(dims, rest)| {
+            let (seed, rest) = rest.split_once(')')?;
+            let len: usize =
+                dims.split(", ").map(|dim| dim.parse::<usize>().ok()).product::<Option<usize>>()?;
+            Some((dims, len, seed.parse().ok()?, rest))
+        });
+        match parsed {
+            Some((dims, len, seed, rest)) => {
+                let mut random = ChaCha8Rng::seed_from_u64(seed);
+                let bytes: Vec<u8> = (0..len).map(|_| random.random()).collect();
+                text.push_str(&format!("{dims}] = {bytes:?}{rest}"));
+            }
+            None => text.push_str(part),
+        }
+    }
+    text
 }
 
 /// Runs both graphs in f64 on the same numbers.
@@ -105,7 +134,8 @@ pub fn run(
     options: &Options,
     seed: u64,
 ) -> Result<BTreeMap<String, Array<f64>>, Box<dyn Error>> {
-    let graph = nested::without_nested(&with_sizes(graph, &options.sizes)?)?;
+    let graph = session::with_standard_operators(&with_sizes(graph, &options.sizes)?)?;
+    let graph = nested::without_nested(&graph)?;
     let mut program = Program::<f64>::compile(&graph, &Setup { threads: 1, ..Setup::default() })?;
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     for index in 0..program.inputs().len() {
