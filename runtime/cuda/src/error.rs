@@ -59,4 +59,31 @@ pub enum CudaError {
         /// The limit.
         most: usize,
     },
+    /// A weight of another description than the kernel's.
+    #[error("kernel {kernel} is given a weight of another description: {found}")]
+    Description {
+        /// Its name.
+        kernel: String,
+        /// The weight's.
+        found: String,
+    },
+    /// A number that no weight has.
+    #[error("weight number {number} is asked for and was not added")]
+    NoWeight {
+        /// What was asked for.
+        number: usize,
+    },
+    /// Fewer planes than a width reads.
+    #[error(transparent)]
+    Planes(#[from] TooFewPlanes),
+}
+
+/// Fewer planes than a width reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{read} bit planes are read, {stored} are there")]
+pub struct TooFewPlanes {
+    /// Planes that the width reads.
+    pub read: usize,
+    /// Planes that there are.
+    pub stored: usize,
 }

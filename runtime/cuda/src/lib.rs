@@ -1,9 +1,12 @@
 //! CUDA kernels for products with nested weights.
 //!
 //! [`Kernel`] says what is wanted, [`emit`] gives its text, [`layout`] puts planes and maps into the order that it reads,
-//! [`Plan`] says how to launch it. Knows no device and no driver: what is made here can be made and tested anywhere.
+//! [`Plan`] says how to launch it. All this knows no device and no driver: it can be made and tested anywhere. [`device`] is
+//! the driver's side (feature `cuda`).
 
 mod describe;
+#[cfg(feature = "cuda")]
+pub mod device;
 mod emit;
 mod error;
 mod launch;
@@ -11,6 +14,6 @@ pub mod layout;
 
 pub use describe::{Element, Epilogue, Kernel, Target, Tokens};
 pub use emit::{Emitted, Family, emit, emit_general};
-pub use error::CudaError;
+pub use error::{CudaError, TooFewPlanes};
 pub use launch::{Arguments, Launch, Plan, Problem};
 pub use mqc_kernels::cpu::Activation;

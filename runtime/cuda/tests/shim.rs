@@ -69,6 +69,11 @@ fn many_tokens_on_sm_80() {
     many_tokens(Target::Sm80);
 }
 
+#[test]
+fn many_tokens_on_sm_90a() {
+    many_tokens(Target::Sm90a);
+}
+
 fn many_tokens(target: Target) {
     let mut kernels = vec![];
     for (i, group) in [0, 32, 64, 128, 256, 768].into_iter().enumerate() {

@@ -39,27 +39,38 @@ fn fast(kernel: &Kernel) -> String {
 
 /// What decode uses besides.
 pub fn decode(kernel: &Kernel) -> String {
-    let columns = kernel.tokens.most().unwrap_or_default() * kernel.element.parts();
+    let token_tiles = (kernel.tokens.most().unwrap_or_default() * kernel.element.parts()).div_ceil(8);
+    let demand = decode_demand(kernel, token_tiles);
     format!(
-        "{}constexpr int TOKEN_TILES = {};\nconstexpr int BLOCKS = {};\n",
+        "{}constexpr int TOKEN_TILES = {token_tiles};\n\
+         constexpr int BLOCKS = {};\n\
+         constexpr bool SCALES_AHEAD = {}; // scales are loaded with their planes, not when they are used\n",
         fast(kernel),
-        columns.div_ceil(8),
-        decode_blocks(kernel, columns.div_ceil(8))
+        decode_blocks(demand),
+        demand <= MOST_AHEAD
     )
 }
 
-/// Blocks that share a multiprocessor: as many as the registers let in that the main loop keeps values in. The limits are
-/// those at which the compiler neither spills nor computes addresses anew.
-fn decode_blocks(kernel: &Kernel, token_tiles: usize) -> usize {
+/// The demand above which there is no room for the scales of two tiles.
+const MOST_AHEAD: usize = 152;
+
+/// Registers that the main loop keeps values in, about.
+fn decode_demand(kernel: &Kernel, token_tiles: usize) -> usize {
     let two_tiles_of_planes = 8 * kernel.mode.planes_read(kernel.width);
     let groups = match kernel.grouping {
         Grouping::PerChannel => 0,
         Grouping::Group(size) => 4 * (256 / size.max(1) as usize).max(1) + 4 * token_tiles + 8,
     };
-    match two_tiles_of_planes + groups + 12 * token_tiles + 8 {
+    two_tiles_of_planes + groups + 12 * token_tiles + 8
+}
+
+/// Blocks that share a multiprocessor: as many as the registers let in. The limits are those at which the compiler neither
+/// spills nor computes addresses anew.
+fn decode_blocks(demand: usize) -> usize {
+    match demand {
         0..=32 => 4,
         33..=52 => 3,
-        53..=112 => 2,
+        53..=108 => 2,
         _ => 1,
     }
 }

@@ -63,6 +63,8 @@ def work(job):
     # One program for several kernels: the compiler and the disassembler take longer to start than to work.
     source = "".join(f"namespace k{i} {{\n{path.read_text()}\n}}\n" for i, path in enumerate(paths))
     cubin, log = compile(source.encode(), f"{number}.cu", target)
+    if "serialized" in log:
+        sys.exit(f"tensor core products wait for each other:\n{log}")
     binary = folder / f"{number}.{target}.cubin"
     binary.write_bytes(cubin)
     sass = subprocess.run([HOME / "bin/nvdisasm", "-c", binary], capture_output=True, text=True, check=True).stdout
@@ -83,8 +85,9 @@ if __name__ == "__main__":
     files = sorted(folder.glob("*.cu"))
     jobs = []
     for target in sys.argv[2:]:
-        # The name of a kernel that one target alone takes ends with it.
-        taken = [path for path in files if not path.stem.endswith("_sm90a") or target == "sm_90a"]
+        # Prefill has a text for each target, the others have one for both.
+        other = "_many" if target == "sm_90a" else "_many_sm90a"
+        taken = [path for path in files if not path.stem.endswith(other)]
         jobs += [(folder, i, taken[i : i + 8], target) for i in range(0, len(taken), 8)]
     with multiprocessing.Pool() as pool:
         for lines in pool.imap(work, jobs):

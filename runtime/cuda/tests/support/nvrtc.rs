@@ -76,6 +76,12 @@ fn python() -> PathBuf {
     python
 }
 
+/// The compiler's library in that environment.
+pub fn library() -> PathBuf {
+    let find = "import nvidia.cu13 as n; print(n.__path__[0] + '/lib/libnvrtc.so.13')";
+    PathBuf::from(succeed(Command::new(python()).args(["-c", find])).trim())
+}
+
 /// Runs a command that must succeed. Returns its standard output.
 fn succeed(command: &mut Command) -> String {
     let output = command.output().unwrap();

@@ -22,7 +22,6 @@ pub struct Program {
 impl Program {
     /// Compiles kernels into a program of this name.
     pub fn compile(name: &str, kernels: Vec<Emitted>) -> Program {
-        let shim = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim");
         let mut source = String::from("#include \"runner.h\"\n");
         let mut entries = vec![];
         let mut numbers = vec![];
@@ -46,25 +45,7 @@ impl Program {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let (path, file) = (folder.join(name), folder.join(format!("{name}.cpp")));
         std::fs::write(&file, source).unwrap();
-        let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
-        let options = ["-std=c++17", "-O1", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-sign-compare"];
-        let quiet = [
-            "-Wno-maybe-uninitialized",
-            "-Wno-unused-function",
-            "-Wno-unused-variable",
-            "-Wno-uninitialized",
-        ];
-        let status = Command::new(compiler)
-            .args(options)
-            .args(quiet)
-            .arg("-I")
-            .arg(shim)
-            .arg(&file)
-            .arg("-o")
-            .arg(&path)
-            .status()
-            .unwrap();
-        assert!(status.success(), "{} does not compile", file.display());
+        build(&file, &path, &[]);
         Program { path, kernels, numbers }
     }
 
@@ -154,6 +135,18 @@ impl Program {
         inputs.iter().for_each(|bytes| job.extend(bytes));
         job
     }
+}
+
+/// Compiles a C++ file that includes the shim.
+pub fn build(file: &Path, to: &Path, options: &[&str]) {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
+    let common = ["-std=c++17", "-O1", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-sign-compare"];
+    let quiet =
+        ["-Wno-maybe-uninitialized", "-Wno-unused-function", "-Wno-unused-variable", "-Wno-uninitialized"];
+    let shim = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim");
+    let mut command = Command::new(compiler);
+    command.args(common).args(quiet).args(options).arg("-I").arg(shim).arg(file).arg("-o").arg(to);
+    assert!(command.status().unwrap().success(), "{} does not compile", file.display());
 }
 
 fn floats(values: &[f32]) -> Vec<u8> {

@@ -21,37 +21,35 @@ DEVICE void load_scales(float2 (&s)[TILE_GROUPS + 1], const float2* at) {
 // sum += indices of a tile times the activations of its columns.
 DEVICE void multiply_tile(float (&sum)[TOKEN_TILES][4], const uint4 (&q)[PLANES], const float2 (&s)[TILE_GROUPS + 1],
                           const uint4* const (&column)[TOKEN_TILES], int at) {
-            float part[TOKEN_TILES][4];
-    #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                u32 planes[PLANES], pairs[16];
-    #pragma unroll
-                for (int p = 0; p < PLANES; p++) planes[p] = j == 0 ? q[p].x : j == 1 ? q[p].y : j == 2 ? q[p].z : q[p].w;
-                select_pairs(planes, pairs);
-    #pragma unroll
-                for (int n = 0; n < TOKEN_TILES; n++) {
-                    const uint4 x0 = column[n][at * 32 + j * 8], x1 = column[n][at * 32 + j * 8 + 4];
-                    const u32 b[8] = {x0.x, x0.y, x0.z, x0.w, x1.x, x1.y, x1.z, x1.w};
-    #pragma unroll
-                    for (int step = 0; step < 4; step++) {
-                        const u32 w[4] = {pairs[step], pairs[step + 4], pairs[step + 8], pairs[step + 12]};
-                        const int k = 64 * j + 16 * step;
-                        if (GROUP == 0) {
-                            multiply_add(sum[n], w, b[2 * step], b[2 * step + 1]);
-                        } else {
-                            if (k % UNIT == 0) multiply(part[n], w, b[2 * step], b[2 * step + 1]);
-                            else multiply_add(part[n], w, b[2 * step], b[2 * step + 1]);
-                            if ((k + 16) % UNIT == 0) {
-    #pragma unroll
-                                for (int i = 0; i < 4; i++) {
-                                    const float2 pair = s[k / UNIT];
-                                    sum[n][i] += (i < 2 ? pair.x : pair.y) * part[n][i];
-                                }
-                            }
-                        }
+    float part[TOKEN_TILES][4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        u32 planes[PLANES], pairs[16];
+#pragma unroll
+        for (int p = 0; p < PLANES; p++) planes[p] = j == 0 ? q[p].x : j == 1 ? q[p].y : j == 2 ? q[p].z : q[p].w;
+        select_pairs(planes, pairs);
+#pragma unroll
+        for (int n = 0; n < TOKEN_TILES; n++) {
+            const uint4 x0 = column[n][at * 32 + j * 8], x1 = column[n][at * 32 + j * 8 + 4];
+            const u32 b[8] = {x0.x, x0.y, x0.z, x0.w, x1.x, x1.y, x1.z, x1.w};
+#pragma unroll
+            for (int step = 0; step < 4; step++) {
+                const u32 w[4] = {pairs[step], pairs[step + 4], pairs[step + 8], pairs[step + 12]};
+                const int k = 64 * j + 16 * step;
+                if (GROUP == 0) {
+                    multiply_add(sum[n], w, b[2 * step], b[2 * step + 1]);
+                } else {
+                    if (k % UNIT == 0) multiply(part[n], w, b[2 * step], b[2 * step + 1]);
+                    else multiply_add(part[n], w, b[2 * step], b[2 * step + 1]);
+                    if ((k + 16) % UNIT == 0) {
+                        const float2 pair = s[k / UNIT];
+#pragma unroll
+                        for (int i = 0; i < 4; i++) sum[n][i] += (i < 2 ? pair.x : pair.y) * part[n][i];
                     }
                 }
             }
+        }
+    }
 }
 
 DEVICE float greatest_of_warp(float v) {
@@ -80,14 +78,15 @@ KERNEL(NAME, 256, BLOCKS) {
     const float* const zero = a.zero + (i64)blockIdx.x * a.groups * 16;
     const float2* const scale_pairs = (const float2*)scale + lane / 4;
     uint4 even[PLANES], odd[PLANES];
-    float2 scale_even[TILE_GROUPS + 1], scale_odd[TILE_GROUPS + 1];
+    float2 scale_even[TILE_GROUPS + 1], of_odd[TILE_GROUPS + 1];
+    float2(&scale_odd)[TILE_GROUPS + 1] = SCALES_AHEAD ? of_odd : scale_even;
     if (warp < tiles) {
         load_tile(even, source, a.plane_stride);
-        load_scales(scale_even, scale_pairs + group_of(first + warp) * 8);
+        if (SCALES_AHEAD) load_scales(scale_even, scale_pairs + group_of(first + warp) * 8);
     }
     if (warp + WARPS < tiles) {
         load_tile(odd, source + WARPS * 32, a.plane_stride);
-        load_scales(scale_odd, scale_pairs + group_of(first + warp + WARPS) * 8);
+        if (SCALES_AHEAD) load_scales(scale_odd, scale_pairs + group_of(first + warp + WARPS) * 8);
     }
 
     if (SCALED) {
@@ -162,16 +161,18 @@ KERNEL(NAME, 256, BLOCKS) {
     float sum[TOKEN_TILES][4] = {};
     // Two tiles at a time: the next but one is loaded where the last was, so that nothing is copied.
     for (int tile = warp; tile < tiles; tile += 2 * WARPS, source += 2 * WARPS * 32) {
+        if (!SCALES_AHEAD) load_scales(scale_even, scale_pairs + group_of(first + tile) * 8);
         multiply_tile(sum, even, scale_even, column, tile);
         if (tile + 2 * WARPS < tiles) {
             load_tile(even, source + 2 * WARPS * 32, a.plane_stride);
-            load_scales(scale_even, scale_pairs + group_of(first + tile + 2 * WARPS) * 8);
+            if (SCALES_AHEAD) load_scales(scale_even, scale_pairs + group_of(first + tile + 2 * WARPS) * 8);
         }
         if (tile + WARPS >= tiles) break;
+        if (!SCALES_AHEAD) load_scales(scale_odd, scale_pairs + group_of(first + tile + WARPS) * 8);
         multiply_tile(sum, odd, scale_odd, column, tile + WARPS);
         if (tile + 3 * WARPS < tiles) {
             load_tile(odd, source + 3 * WARPS * 32, a.plane_stride);
-            load_scales(scale_odd, scale_pairs + group_of(first + tile + 3 * WARPS) * 8);
+            if (SCALES_AHEAD) load_scales(scale_odd, scale_pairs + group_of(first + tile + 3 * WARPS) * 8);
         }
     }
     __syncthreads();
