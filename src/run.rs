@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use mqc_ir::quant::Width;
 use mqc_ir::{Activations, Graph, Tensor};
 use mqc_onnx::Model;
+use mqc_passes::{Context, Debug, FuseSettings, Options, Pipeline};
 use mqc_runtime::Session;
 use mqc_runtime::cpu::Engine;
 
@@ -25,6 +26,10 @@ pub struct Setup {
     pub activations: Option<Activations>,
     /// Load the bit planes of so many bits at once, not when a layer first reads them.
     pub resident_bits: Option<Width>,
+    /// Run the graph as it is, not fused.
+    pub unfused: bool,
+    /// Rules of `fuse` that are left out.
+    pub without: Vec<String>,
 }
 
 /// A loaded model.
@@ -53,7 +58,7 @@ impl Loaded {
         change(&mut model.graph)?;
         let engine = Arc::new(Engine::new(setup.threads, setup.activations.unwrap_or_default()));
         let session =
-            Session::on(&model, &engine).with_context(|| format!("cannot load {}", path.display()))?;
+            session(&model, setup, &engine).with_context(|| format!("cannot load {}", path.display()))?;
         Ok(Loaded { artifact: None, model, session })
     }
 
@@ -83,7 +88,7 @@ impl Loaded {
         let dir = artifact.dir().display().to_string();
         let activations = setup.activations.unwrap_or(artifact.manifest().activations);
         let engine = Arc::new(Engine::new(setup.threads, activations));
-        let session = Session::on(&model, &engine).with_context(|| format!("cannot load {dir}"))?;
+        let session = session(&model, setup, &engine).with_context(|| format!("cannot load {dir}"))?;
         let loaded = Loaded { artifact: Some(artifact), model, session };
         if let Some(width) = setup.resident_bits {
             let widest = loaded.opened().map_or(Width::MAX, |artifact| artifact.widest());
@@ -131,4 +136,17 @@ impl Loaded {
     pub fn run(&self, precision: &Precision, inputs: &Tensors) -> Result<Vec<(String, Tensor)>> {
         Ok(self.session.run(&self.prepare(precision)?, inputs)?)
     }
+}
+
+/// A session of the graph, fused unless the setup says otherwise.
+fn session(model: &Model, setup: &Setup, engine: &Arc<Engine>) -> Result<Session> {
+    if setup.unfused {
+        return Ok(Session::on(model, engine)?);
+    }
+    let mut fused = model.clone();
+    let options = Options::default();
+    let mut context = Context::new(&options, None);
+    context.fuse = Some(FuseSettings { without: setup.without.clone(), ..FuseSettings::session()? });
+    Pipeline::fuse().run(&mut fused.graph, &mut context, &Debug::default())?;
+    Ok(Session::on(&fused, engine)?)
 }

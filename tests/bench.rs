@@ -197,6 +197,20 @@ fn against_onnxruntime() {
 }
 
 #[test]
+fn the_costs_of_the_machine_are_a_table_for_fuse() {
+    let folder = scratch();
+    let folder = folder.path();
+    succeed(folder, "bench --calibrate costs.toml --threads 1 --quiet");
+    std::fs::copy(repository("tests/ir/fuse/rules.mqir"), folder.join("g.mqir")).unwrap();
+    let explained = succeed(folder, "ir g.mqir --pass fuse --explain --costs costs.toml");
+    assert!(explained.contains("merge-transposes") || explained.contains("drop-identity"), "{explained}");
+    let table = std::fs::read_to_string(folder.join("costs.toml")).unwrap();
+    std::fs::write(folder.join("bad.toml"), table.replace("node_ns", "node_us")).unwrap();
+    let message = fail(folder, "ir g.mqir --pass fuse --costs bad.toml", 2);
+    assert!(message.contains("bad.toml") && message.contains("node_us"), "{message}");
+}
+
+#[test]
 fn mistakes() {
     let folder = compiled();
     let folder = folder.path();

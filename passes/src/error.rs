@@ -23,6 +23,8 @@ pub enum Error {
     #[error("layer {layer}: {message}")]
     Layer { layer: String, message: String },
     #[error(transparent)]
+    Fuse(#[from] mqc_fuse::Error),
+    #[error(transparent)]
     Runtime(#[from] mqc_runtime::Error),
     #[error("cannot write the IR dump {}: {source}", path.display())]
     Dump { path: PathBuf, source: std::io::Error },

@@ -6,6 +6,7 @@ pub mod decoder;
 pub mod deploy;
 pub mod error;
 pub mod fold_constants;
+pub mod fuse;
 pub mod gemm_to_matmul;
 pub mod inline_if;
 pub mod lower_nested;
@@ -19,7 +20,10 @@ pub mod simplify;
 pub mod walk;
 
 pub use error::Error;
+pub use fuse::FuseSettings;
 pub use matquant::{Kind, Layer, Report, Skipped};
+/// The optimizer behind the pass `fuse`.
+pub use mqc_fuse;
 pub use options::{LayerOverride, Options, QuantizeOptions};
 pub use pass::{Context, Pass};
 pub use pipeline::{Debug, PASSES, Pipeline};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mqc_ir::Graph;
 
 use crate::matquant::Report;
-use crate::{Error, Options};
+use crate::{Error, FuseSettings, Options};
 
 /// A transformation of graphs.
 pub struct Pass {
@@ -23,6 +23,10 @@ pub struct Context<'a> {
     pub options: &'a Options,
     /// What `matquant` did and did not quantize.
     pub report: Report,
+    /// Options of `fuse`; all rules for the CPU that keep to ONNX when not given.
+    pub fuse: Option<FuseSettings>,
+    /// What `fuse` did, the last time that it ran.
+    pub fused: Option<mqc_fuse::Report>,
     /// Rewrites made by each pass so far.
     pub rewrites: BTreeMap<&'static str, u64>,
     pass: &'static str,
@@ -32,7 +36,15 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     /// A context that allows `fuel` rewrites, or any number.
     pub fn new(options: &'a Options, fuel: Option<u64>) -> Context<'a> {
-        Context { options, report: Report::default(), rewrites: BTreeMap::new(), pass: "", fuel }
+        Context {
+            options,
+            report: Report::default(),
+            fuse: None,
+            fused: None,
+            rewrites: BTreeMap::new(),
+            pass: "",
+            fuel,
+        }
     }
 
     /// Whether one more rewrite may be made (`--stop-after`); counts it.
@@ -43,6 +55,11 @@ impl<'a> Context<'a> {
         self.fuel = self.fuel.map(|f| f - 1);
         *self.rewrites.entry(self.pass).or_default() += 1;
         true
+    }
+
+    /// How many rewrites may still be made, when there is a limit.
+    pub(crate) fn fuel(&self) -> Option<u64> {
+        self.fuel
     }
 
     pub(crate) fn enter(&mut self, pass: &'static str) {

@@ -6,10 +6,11 @@ use mqc_ir::{Graph, text, verify};
 
 use crate::decoder::{cache_attention, last_logits};
 use crate::{
-    Context, Error, Pass, fold_constants, gemm_to_matmul, inline_if, matquant, merge_duplicates, simplify,
+    Context, Error, Pass, fold_constants, fuse, gemm_to_matmul, inline_if, matquant, merge_duplicates,
+    simplify,
 };
 
-/// Every pass, in the order in which a compilation first runs them; those of decoders run when one is loaded.
+/// Every pass, in the order in which a compilation first runs them; those of decoders and `fuse` run when a model is loaded.
 pub const PASSES: &[&Pass] = &[
     &fold_constants::FOLD_CONSTANTS,
     &simplify::SINK_CONSTANTS,
@@ -21,6 +22,7 @@ pub const PASSES: &[&Pass] = &[
     &matquant::MATQUANT,
     &cache_attention::CACHE_ATTENTION,
     &last_logits::LAST_LOGITS,
+    &fuse::FUSE,
 ];
 
 /// Constants are folded before they sink into bodies, and again where they arrived.
@@ -63,6 +65,11 @@ impl Pipeline {
     /// For generating text: caches stay in the session, and only the last position has logits.
     pub fn decode() -> Pipeline {
         Pipeline(vec![&cache_attention::CACHE_ATTENTION, &last_logits::LAST_LOGITS])
+    }
+
+    /// For the CPU session, before it plans the graph.
+    pub fn fuse() -> Pipeline {
+        Pipeline(vec![&fuse::FUSE])
     }
 
     /// The passes with these names; `normalize` stands for its passes.

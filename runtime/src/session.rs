@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mqc_ir::op::Opaque;
 use mqc_ir::quant::Width;
-use mqc_ir::{Attribute, Graph, Op, Tensor, Text, Value};
+use mqc_ir::{Attribute, Graph, NodeId, Op, Tensor, Text, Value};
 use mqc_onnx::{Model, export};
 
 use crate::Error;
@@ -48,7 +48,7 @@ impl Session {
         model.graph.fix_weights();
         let constants = take_large(&mut model.graph)?;
         let proto = export::to_bytes(&model)?;
-        let model = TractModel::from_proto(&proto, constants, &residents)?;
+        let model = TractModel::from_proto(&proto, constants, &residents, engine)?;
         Ok(Session { model, residents, engine: engine.clone(), running: Mutex::default() })
     }
 
@@ -179,6 +179,9 @@ fn bind_nested(
             }
             result?;
         }
+        if join_epilogue(graph, id)? {
+            continue;
+        }
         let Some(node) = graph.node(id) else { continue };
         let operands = graph.operands(id);
         let data = operands.first().copied().flatten();
@@ -215,6 +218,28 @@ fn bind_nested(
     }
     graph.erase_dead();
     Ok(())
+}
+
+/// An epilogue of a bound product that nobody else uses becomes part of it: the product moves to where its operands are.
+fn join_epilogue(graph: &mut Graph, id: NodeId) -> Result<bool, Error> {
+    let ours = |graph: &Graph, id: NodeId, kind: &str| match graph.node(id).map(|n| &n.op) {
+        Some(Op::Opaque(o)) if o.domain == cpu::DOMAIN && o.op_type == kind => Some(o.clone()),
+        Some(_) | None => None,
+    };
+    let Some(epilogue) = ours(graph, id, "Epilogue") else { return Ok(false) };
+    let Some(value) = graph.operand(id, 0) else { return Ok(false) };
+    let alone = graph.users(value).len() == 1 && !graph.is_output(value);
+    let Some(mut product) = ours(graph, value.node, "NestedMatMul").filter(|_| alone) else {
+        return Ok(false);
+    };
+    product.attributes.extend(epilogue.attributes);
+    let mut operands = graph.operands(id).to_vec();
+    operands[0] = graph.operand(value.node, 0);
+    if let Some(node) = graph.node_mut(id) {
+        node.op = Op::Opaque(product);
+    }
+    graph.set_operands(id, &operands)?;
+    Ok(true)
 }
 
 /// Large constants of the main graph become inputs of the same name; their elements are given to tract beside it.

@@ -2,6 +2,7 @@
 //! machine can do and against onnxruntime.
 
 mod breakdown;
+mod calibrate;
 pub mod chart;
 pub mod inputs;
 mod peer;
@@ -20,6 +21,7 @@ use mqc_runtime::cpu::OpTime;
 use mqc_runtime::roofline::{self, Limits};
 
 pub use breakdown::{Breakdown, Layer, OpKind, Work};
+pub use calibrate::calibrate;
 pub use peer::Peer;
 pub use report::{Case, LimitRow, Machine, PeerTime, Report, cores};
 pub use rivals::Rivals;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use mqc_ir::Activations;
 use mqc_ir::quant::Width;
+use mqc_passes::mqc_fuse::Devices;
 
 use super::Outcome;
 use super::run::InputArgs;
@@ -19,8 +20,12 @@ use crate::run::{Loaded, Setup};
 #[derive(clap::Args)]
 pub struct Args {
     /// An artifact, or an ONNX model to run in float.
-    #[arg(value_name = "MODEL")]
-    subject: PathBuf,
+    #[arg(value_name = "MODEL", required_unless_present = "calibrate")]
+    subject: Option<PathBuf>,
+    /// Measure this machine for the table of costs of `fuse` and write it to a file, as device `cpu`; --costs of `mqc ir` takes
+    /// it. With the first of --threads.
+    #[arg(long, value_name = "FILE", conflicts_with = "subject")]
+    calibrate: Option<PathBuf>,
     /// Widths, or TOML files with widths per layer; the widths that the artifact was compiled for if not given.
     #[arg(long, value_delimiter = ',')]
     bits: Vec<String>,
@@ -32,6 +37,12 @@ pub struct Args {
     /// How products round activations: int16, int8, int8:GROUP or f32; what the artifact was compiled for if not given.
     #[arg(long)]
     activations: Option<Activations>,
+    /// Run the graph as it is, not fused (docs/fuse.md).
+    #[arg(long)]
+    unfused: bool,
+    /// Leave these rules of fuse out, to see what each gains.
+    #[arg(long, value_name = "RULES", value_delimiter = ',', conflicts_with = "unfused")]
+    without: Vec<String>,
     /// Numbers of threads; all processors if not given.
     #[arg(long, value_delimiter = ',', value_parser = count)]
     threads: Vec<usize>,
@@ -71,12 +82,21 @@ fn count(text: &str) -> Result<usize, String> {
 
 impl Args {
     pub fn run(mut self, ui: &Ui) -> Result<Outcome> {
+        if let Some(path) = &self.calibrate {
+            return self.write_costs(path, ui);
+        }
+        let subject = self.subject.clone().context("no model")?;
         // A mistake in the arguments shows before a large model is loaded.
         let asked =
             self.bits.iter().map(|b| Ok((b.clone(), Precision::parse(b)?))).collect::<Result<Vec<_>>>()?;
-        let setup = Setup { threads: 0, activations: self.activations, resident_bits: None };
-        let loaded = Loaded::open(&self.subject, &setup)?;
-        let precisions = self.precisions(asked, &loaded)?;
+        let setup = Setup {
+            activations: self.activations,
+            unfused: self.unfused,
+            without: self.without.clone(),
+            ..Setup::default()
+        };
+        let loaded = Loaded::open(&subject, &setup)?;
+        let precisions = self.precisions(asked, &loaded, &subject)?;
         let tensors = self.tensors(&loaded)?;
         for (_, precision) in &precisions {
             loaded.prepare(precision)?;
@@ -85,7 +105,7 @@ impl Args {
             self.threads.push(bench::cores());
         }
         let mut notes = vec![];
-        let mut rivals = self.rivals(&loaded, &precisions, &mut notes)?;
+        let mut rivals = self.rivals(&loaded, &subject, &precisions, &mut notes)?;
         ui.say("measuring the machine ...");
         let limits = bench::limits(&self.threads)?;
         let options = Options { rounds: self.rounds, warmup: self.warmup, threads: self.threads.clone() };
@@ -97,7 +117,7 @@ impl Args {
         drop(bar);
         notes.extend(rivals.iter().flat_map(|r| r.notes().iter().cloned()));
         let report = Report {
-            model: self.subject.display().to_string(),
+            model: subject.display().to_string(),
             created_by: Report::CREATED_BY,
             machine: Machine::here(&limits),
             rounds: self.rounds,
@@ -116,10 +136,11 @@ impl Args {
         &self,
         asked: Vec<(String, Precision)>,
         loaded: &Loaded,
+        subject: &Path,
     ) -> Result<Vec<(String, Precision)>> {
         let Some(artifact) = loaded.opened() else {
             if !asked.is_empty() || self.model.is_some() {
-                let path = self.subject.display();
+                let path = subject.display();
                 bail!(UsageError(format!(
                     "{path} is an ONNX model and runs in float; --bits and --model go with an artifact"
                 )));
@@ -161,6 +182,7 @@ impl Args {
     fn rivals(
         &self,
         loaded: &Loaded,
+        subject: &Path,
         precisions: &[(String, Precision)],
         notes: &mut Vec<String>,
     ) -> Result<Option<Rivals>> {
@@ -177,7 +199,7 @@ impl Args {
         };
         let mut rivals = Rivals::new(peer)?;
         let Some(artifact) = loaded.opened() else {
-            rivals.add_float(&self.subject);
+            rivals.add_float(subject);
             return Ok(Some(rivals));
         };
         match &self.model {
@@ -188,6 +210,16 @@ impl Args {
             rivals.add_export(artifact, bits, precision);
         }
         Ok(Some(rivals))
+    }
+
+    fn write_costs(&self, path: &Path, ui: &Ui) -> Result<Outcome> {
+        let threads = self.threads.first().copied().unwrap_or_else(bench::cores);
+        ui.say("measuring the machine ...");
+        let table = Devices::of("cpu", bench::calibrate(threads)?);
+        let text = format!("# Measured by `mqc bench --calibrate` with {threads} threads.\n\n{table}");
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        ui.say(format_args!("{} written", path.display()));
+        Ok(Outcome::Passed)
     }
 
     fn write(&self, ui: &Ui, report: &Report) -> Result<()> {

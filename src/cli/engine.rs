@@ -19,6 +19,9 @@ pub struct EngineArgs {
     /// loads those that are missing.
     #[arg(long)]
     resident_bits: Option<Width>,
+    /// Run the graph as it is, not fused (docs/fuse.md).
+    #[arg(long)]
+    unfused: bool,
 }
 
 impl EngineArgs {
@@ -28,6 +31,8 @@ impl EngineArgs {
             threads: self.threads.map_or(0, usize::from),
             activations: self.activations,
             resident_bits: self.resident_bits,
+            unfused: self.unfused,
+            without: vec![],
         }
     }
 }

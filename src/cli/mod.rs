@@ -113,7 +113,8 @@ pub fn trace(cli: &Cli) {
 /// 2 for usage and I/O, 1 for everything that is wrong with a model.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     let is_usage = |cause: &(dyn std::error::Error + 'static)| {
-        use mqc_passes::Error::{BadPattern, UnknownPass, UnmatchedPattern};
+        use mqc_passes::Error::{BadPattern, Fuse, UnknownPass, UnmatchedPattern};
+        use mqc_passes::mqc_fuse;
         let artifact = cause.downcast_ref::<artifact::Error>();
         let passes = cause.downcast_ref::<mqc_passes::Error>();
         cause.is::<std::io::Error>()
@@ -121,7 +122,16 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             || cause.is::<mqc_ir::quant::ParseError>()
             || cause.is::<toml::de::Error>()
             || matches!(artifact, Some(artifact::Error::Exists { .. } | artifact::Error::NotReplaced { .. }))
-            || matches!(passes, Some(UnknownPass(_) | UnmatchedPattern { .. } | BadPattern { .. }))
+            || matches!(
+                passes,
+                Some(
+                    UnknownPass(_)
+                        | UnmatchedPattern { .. }
+                        | BadPattern { .. }
+                        | Fuse(mqc_fuse::Error::UnknownRule(_))
+                )
+            )
+            || cause.is::<mqc_fuse::Error>()
     };
     if error.chain().any(is_usage) { 2 } else { 1 }
 }

@@ -56,7 +56,7 @@ enum Device {
     Cpu,
 }
 
-fn size(text: &str) -> Result<(String, u64), String> {
+pub(super) fn size(text: &str) -> Result<(String, u64), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=SIZE")?;
     Ok((name.to_owned(), value.parse().map_err(|e| format!("{value:?}: {e}"))?))
 }

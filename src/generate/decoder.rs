@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use mqc_ir::infer::symbolic::Expr;
 use mqc_ir::quant::Width;
-use mqc_ir::{DType, Graph, Tensor};
+use mqc_ir::{DType, Dim, Graph, Op, Tensor, Type, Value};
 use mqc_passes::Pipeline;
 use mqc_passes::decoder::cache_attention::PAST_POSITIONS;
 use serde::Serialize;
@@ -214,6 +215,9 @@ impl Decoder {
 fn prepare(graph: &mut Graph) -> Result<Roles> {
     mqc_ir::infer::infer(graph).map_err(mqc_passes::Error::InvalidInput)?;
     let roles = Roles::of(graph)?;
+    if let Some(sized) = with_sizes(graph, &roles) {
+        *graph = sized;
+    }
     let wanted = |name: &str| roles.past.iter().any(|p| p.output == name);
     let outputs = graph.outputs();
     let logits = outputs.iter().filter(|o| o.name == roles.logits);
@@ -224,6 +228,61 @@ fn prepare(graph: &mut Graph) -> Result<Roles> {
     let mut context = mqc_passes::Context::new(&options, None);
     Pipeline::decode().run(graph, &mut context, &mqc_passes::Debug::default())?;
     Ok(roles)
+}
+
+/// The graph with the sizes that generating gives its inputs: one sequence, and a mask of past and new positions. With them
+/// shapes agree that the model alone leaves open, which `fuse` needs. `None` where they do not fit the model.
+fn with_sizes(graph: &Graph, roles: &Roles) -> Option<Graph> {
+    let mut graph = graph.clone();
+    let sizes = roles.sizes(!roles.past.is_empty());
+    let mut symbols: BTreeMap<String, Dim> = BTreeMap::new();
+    let part = |text: &str| match text.parse() {
+        Ok(size) => Dim::Size(size),
+        Err(_) => Dim::Symbol(text.into()),
+    };
+    let given = |text: &String| {
+        let sum = text.split('+').map(|text| Expr::of(&part(text))).reduce(|a, b| a?.add(&b?));
+        sum.flatten().map_or(Dim::Unknown, |sum| sum.dim())
+    };
+    for id in graph.inputs().to_vec() {
+        let value = Value { node: id, slot: 0 };
+        let sizes = graph.info(value).and_then(|info| sizes.get(&info.name));
+        let (Some(sizes), Some(dtype)) = (sizes, graph.ty(value).dtype()) else { continue };
+        for (dim, text) in graph.ty(value).shape()?.iter().zip(sizes) {
+            if let Dim::Symbol(name) = dim {
+                symbols.insert(name.to_string(), given(text));
+            }
+        }
+        let dims = sizes.iter().map(given).collect();
+        graph.set_type(value, Type::tensor(dtype, dims));
+    }
+    for id in graph.ids() {
+        let node = graph.node(id)?;
+        if matches!(node.op, Op::Input) || node.op.as_constant().is_some() {
+            continue;
+        }
+        // The types of nodes that the compiler does not know are not inferred.
+        let is_kept = matches!(node.op, Op::Opaque(_));
+        for slot in 0..node.outputs.len() {
+            let value = Value { node: id, slot };
+            let ty = match (is_kept, graph.ty(value).dtype(), graph.ty(value).shape()) {
+                (true, Some(dtype), Some(dims)) => {
+                    let dim = |dim: &Dim| match dim {
+                        Dim::Size(_) => dim.clone(),
+                        Dim::Symbol(name) => symbols.get(&**name).cloned().unwrap_or(Dim::Unknown),
+                        Dim::Unknown => Dim::Unknown,
+                    };
+                    Type::tensor(dtype, dims.iter().map(dim).collect())
+                }
+                _ => Type::Unknown,
+            };
+            graph.set_type(value, ty);
+        }
+    }
+    let mut outputs = graph.outputs().to_vec();
+    outputs.iter_mut().for_each(|output| output.declared = Type::Unknown);
+    graph.set_outputs(outputs);
+    mqc_ir::infer::infer(&mut graph).ok().map(|()| graph)
 }
 
 fn row(dtype: DType, values: &mut dyn Iterator<Item = i64>) -> Result<Tensor> {

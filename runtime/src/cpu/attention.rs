@@ -1,23 +1,53 @@
-//! Attention over a cache: scores, softmax and the weighted sum of one query at a time, in whole vectors.
+//! Attention over stored keys and values: scores, softmax and the weighted sums of a few queries of a head at a time.
 //!
 //! Every row of the result is computed on one thread in one order: it does not depend on the number of threads.
 
-use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
+use mqc_kernels::cpu::Threads;
+use pulp::{Arch, Simd, WithSimd};
+
+use super::attention_rows::{exponentials, products, weighted_sums};
 use super::kv_cache::{BLOCK, Blocks, CacheShape, LANES, padded};
 
 /// Below so many multiplications threads cost more than they save.
 const PARALLEL: usize = 1 << 21;
 
-/// Rows per task.
-const TASK_ROWS: usize = 8;
+/// Rows of a head per task.
+const TASK_ROWS: usize = 16;
+
+/// Rows that are multiplied by the same keys and values while these are in registers.
+const ROWS: usize = 4;
+
+/// Scores of so many positions may be computed at once; those beyond the last do not count.
+const TILE: usize = 4 * LANES;
+
+/// How the vectors of heads and positions lie in an operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// `[heads, positions, size]`
+    HeadsFirst,
+    /// `[positions, heads, size]`
+    PositionsFirst,
+}
+
+impl Order {
+    /// Which vector that of a head at a position is.
+    pub(super) fn place(self, head: usize, heads: usize, position: usize, positions: usize) -> usize {
+        match self {
+            Order::HeadsFirst => head * positions + position,
+            Order::PositionsFirst => position * heads + head,
+        }
+    }
+}
 
 /// The queries of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Queries<'a> {
-    /// `[heads, rows, key_size]`.
+    /// `heads * rows` vectors of `key_size`.
     pub data: &'a [f32],
+    /// How these lie.
+    pub order: Order,
     pub heads: usize,
     pub rows: usize,
     /// Factor of every score.
@@ -57,28 +87,44 @@ impl Mask<'_> {
 
 /// `softmax(scale * queries . keys + mask) . values`, `[heads, rows, value_size]`; query heads share the key and
 /// value heads in consecutive groups. A row whose mask excludes everything (all -inf) is NaN, as in ONNX.
-pub(super) fn attend(blocks: &Blocks, shape: &CacheShape, queries: &Queries, mask: Option<Mask>) -> Vec<f32> {
+pub(super) fn attend(
+    blocks: &Blocks,
+    shape: &CacheShape,
+    queries: &Queries,
+    mask: Option<Mask>,
+    threads: &Threads,
+) -> Vec<f32> {
     let rows = queries.heads * queries.rows;
     let mut out = vec![0.0; rows * shape.value_size];
     if out.is_empty() || blocks.positions == 0 {
         return out;
     }
     let arch = Arch::new();
-    let task = |scratch: &mut Scratch, (index, out): (usize, &mut [f32])| {
-        for (row, out) in out.chunks_mut(shape.value_size).enumerate() {
-            let row = Row { blocks, shape, queries, mask, index: index * TASK_ROWS + row };
-            match arch {
-                Arch::Scalar => row.attend::<false>(scratch, out),
-                _ => arch.dispatch(Vectorized { row, scratch, out }),
-            }
+    let task = |scratch: &mut Scratch, (head, first, out): &mut (usize, usize, &mut [f32])| {
+        let (mut row, mut chunks) = (*first, out.chunks_exact_mut(ROWS * shape.value_size));
+        for out in &mut chunks {
+            arch.dispatch(Rows::<ROWS> { blocks, shape, queries, mask, head: *head, row, scratch, out });
+            row += ROWS;
+        }
+        for out in chunks.into_remainder().chunks_exact_mut(shape.value_size) {
+            arch.dispatch(Rows::<1> { blocks, shape, queries, mask, head: *head, row, scratch, out });
+            row += 1;
         }
     };
-    let tasks = out.chunks_mut(TASK_ROWS * shape.value_size).enumerate();
+    let heads = out.chunks_exact_mut(queries.rows * shape.value_size).enumerate();
+    let tasks = heads.flat_map(|(head, out)| {
+        let parts = out.chunks_mut(TASK_ROWS * shape.value_size).enumerate();
+        parts.map(move |(part, out)| (head, part * TASK_ROWS, out))
+    });
     if rows * blocks.positions * (shape.key_size + shape.value_size) < PARALLEL {
         let mut scratch = Scratch::default();
-        tasks.for_each(|item| task(&mut scratch, item));
+        tasks.for_each(|mut rows| task(&mut scratch, &mut rows));
     } else {
-        out.par_chunks_mut(TASK_ROWS * shape.value_size).enumerate().for_each_init(Scratch::default, task);
+        let tasks: Vec<_> = tasks.map(Mutex::new).collect();
+        threads.run(tasks.len(), |index| {
+            let mut rows = tasks[index].lock().unwrap_or_else(PoisonError::into_inner);
+            task(&mut Scratch::default(), &mut rows);
+        });
     }
     out
 }
@@ -90,182 +136,67 @@ struct Scratch {
     sums: Vec<f32>,
 }
 
-/// One query of one head.
-#[derive(Clone, Copy)]
-struct Row<'a> {
+/// Some queries of one head. Not a closure: the work must be inlined where the vectors are enabled.
+struct Rows<'a, const R: usize> {
     blocks: &'a Blocks,
     shape: &'a CacheShape,
     queries: &'a Queries<'a>,
     mask: Option<Mask<'a>>,
-    /// Head times rows plus row.
-    index: usize,
-}
-
-impl Row<'_> {
-    /// `FUSED`: the machine multiplies and adds in one instruction.
-    #[inline(always)]
-    fn attend<const FUSED: bool>(self, scratch: &mut Scratch, out: &mut [f32]) {
-        let CacheShape { heads, key_size, value_size } = *self.shape;
-        let positions = self.blocks.positions;
-        let head = self.index / self.queries.rows;
-        let shared = head / (self.queries.heads / heads);
-        let query = &self.queries.data[self.index * key_size..][..key_size];
-
-        let scores = &mut scratch.scores;
-        scores.resize(positions.next_multiple_of(BLOCK), 0.0);
-        for (keys, scores) in self.blocks.keys.iter().zip(scores.chunks_exact_mut(BLOCK)) {
-            products::<FUSED>(query, &keys[shared * key_size * BLOCK..], self.queries.scale, scores);
-        }
-        let scores = &mut scores[..positions];
-        if let Some(mask) = &self.mask {
-            mask.add_to(scores, head, self.index % self.queries.rows);
-        }
-        let total = exponentials::<FUSED>(scores);
-
-        let width = padded(value_size);
-        scratch.sums.clear();
-        scratch.sums.resize(width, 0.0);
-        for (values, scores) in self.blocks.values.iter().zip(scores.chunks(BLOCK)) {
-            let values = &values[shared * BLOCK * width..][..scores.len() * width];
-            weighted_sums::<FUSED>(scores, values, width, &mut scratch.sums);
-        }
-        out.iter_mut().zip(&scratch.sums).for_each(|(out, sum)| *out = sum / total);
-    }
-}
-
-/// A row for the widest vectors of the machine. Not a closure: the work must be inlined where they are enabled.
-struct Vectorized<'a> {
-    row: Row<'a>,
+    head: usize,
+    /// The first.
+    row: usize,
     scratch: &'a mut Scratch,
+    /// `[R, value_size]`
     out: &'a mut [f32],
 }
 
-impl WithSimd for Vectorized<'_> {
+impl<const R: usize> WithSimd for Rows<'_, R> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        self.row.attend::<true>(self.scratch, self.out);
-    }
-}
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Rows { blocks, shape, queries, mask, head, row, scratch, out } = self;
+        let CacheShape { heads, key_size, value_size } = *shape;
+        let Queries { data, order, heads: all, rows, scale } = *queries;
+        let shared = head / (all / heads);
+        let vector = |i: usize| &data[order.place(head, all, row + i, rows) * key_size..][..key_size];
+        let vectors: [&[f32]; R] = std::array::from_fn(vector);
 
-#[inline(always)]
-fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FUSED { a.mul_add(b, c) } else { a * b + c }
-}
-
-/// `scores[p] = scale * sum_d query[d] * keys[d, p]`, keys `[key_size, BLOCK]`.
-#[inline(always)]
-fn products<const FUSED: bool>(query: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]) {
-    const TILE: usize = 4 * LANES;
-    for (tile, scores) in scores.chunks_exact_mut(TILE).enumerate() {
-        let mut sums = [0.0f32; TILE];
-        for (q, keys) in query.iter().zip(keys.chunks_exact(BLOCK)) {
-            let keys = &keys[tile * TILE..][..TILE];
-            for (sum, key) in sums.iter_mut().zip(keys) {
-                *sum = multiply_add::<FUSED>(*q, *key, *sum);
+        let stride = blocks.positions.next_multiple_of(TILE);
+        scratch.scores.resize(R * stride, 0.0);
+        for (block, keys) in blocks.keys.iter().enumerate() {
+            let keys = &keys[shared * key_size * BLOCK..][..key_size * BLOCK];
+            let scores = &mut scratch.scores[block * BLOCK..];
+            let count = BLOCK.min(stride - block * BLOCK);
+            match R {
+                1 => products::<S, R, 4>(simd, vectors, keys, scale, scores, stride, count),
+                _ => products::<S, R, 2>(simd, vectors, keys, scale, scores, stride, count),
             }
         }
-        scores.iter_mut().zip(&sums).for_each(|(score, sum)| *score = scale * sum);
-    }
-}
-
-/// `sums[d] += sum_p scores[p] * values[p, d]`, values `[positions, width]`.
-#[inline(always)]
-fn weighted_sums<const FUSED: bool>(scores: &[f32], values: &[f32], width: usize, sums: &mut [f32]) {
-    let mut at = 0;
-    while at + 4 * LANES <= width {
-        tile::<FUSED, { 4 * LANES }>(scores, values, width, at, sums);
-        at += 4 * LANES;
-    }
-    while at < width {
-        tile::<FUSED, LANES>(scores, values, width, at, sums);
-        at += LANES;
-    }
-}
-
-/// The columns `at..at + TILE` of [`weighted_sums`].
-#[inline(always)]
-fn tile<const FUSED: bool, const TILE: usize>(
-    scores: &[f32],
-    values: &[f32],
-    width: usize,
-    at: usize,
-    sums: &mut [f32],
-) {
-    let mut tile = [0.0f32; TILE];
-    for (score, values) in scores.iter().zip(values.chunks_exact(width)) {
-        for (sum, value) in tile.iter_mut().zip(&values[at..][..TILE]) {
-            *sum = multiply_add::<FUSED>(*score, *value, *sum);
+        let mut totals = [0.0; R];
+        for (i, total) in totals.iter_mut().enumerate() {
+            let scores = &mut scratch.scores[i * stride..][..blocks.positions];
+            if let Some(mask) = &mask {
+                mask.add_to(scores, head, row + i);
+            }
+            *total = exponentials::<S>(scores);
         }
-    }
-    sums[at..][..TILE].iter_mut().zip(&tile).for_each(|(sum, tile)| *sum += tile);
-}
 
-/// Every score becomes `exp(score - maximum)`; returns the sum of all.
-#[inline(always)]
-fn exponentials<const FUSED: bool>(scores: &mut [f32]) -> f32 {
-    let mut most = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = scores.as_chunks::<LANES>();
-    for chunk in chunks {
-        most.iter_mut()
-            .zip(chunk)
-            .for_each(|(most, score)| *most = if *score > *most { *score } else { *most });
-    }
-    let most = most.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sums = [0.0f32; LANES];
-    let (chunks, rest) = scores.as_chunks_mut::<LANES>();
-    for chunk in chunks {
-        for (sum, score) in sums.iter_mut().zip(chunk) {
-            *score = exponential::<FUSED>(*score - most);
-            *sum += *score;
-        }
-    }
-    let mut total: f32 = sums.iter().sum();
-    for score in rest {
-        *score = exponential::<FUSED>(*score - most);
-        total += *score;
-    }
-    total
-}
-
-/// e^x for x <= 0 to 2 units in the last place, 0 below -87; NaN stays. Branch-free, so that it runs in vectors.
-#[inline(always)]
-fn exponential<const FUSED: bool>(x: f32) -> f32 {
-    // Adding it leaves the nearest integer in the low bits of the significand.
-    const ROUND: f32 = 12_582_912.0;
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    let shifted = multiply_add::<FUSED>(x, std::f32::consts::LOG2_E, ROUND);
-    let power = shifted - ROUND;
-    let rest = multiply_add::<FUSED>(power, -LN2_HIGH, x);
-    let rest = multiply_add::<FUSED>(power, -LN2_LOW, rest);
-    let mut sum = 1.987_569_1e-4;
-    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-        sum = multiply_add::<FUSED>(sum, rest, coefficient);
-    }
-    let sum = multiply_add::<FUSED>(sum, rest * rest, rest) + 1.0;
-    let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
-    if x < -87.0 { 0.0 } else { sum * scale }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exponentials_are_those_of_the_standard_library() {
-        for step in 0..=87_000 {
-            let x = -(step as f32) / 1000.0;
-            let expected = f64::from(x).exp();
-            for found in [exponential::<true>(x), exponential::<false>(x)] {
-                assert!((f64::from(found) - expected).abs() <= 3e-7 * expected, "{x}: {found}");
+        let width = padded(value_size);
+        scratch.sums.clear();
+        scratch.sums.resize(R * width, 0.0);
+        for (block, values) in blocks.values.iter().enumerate() {
+            let count = BLOCK.min(blocks.positions - block * BLOCK);
+            let values = &values[shared * BLOCK * width..][..count * width];
+            let scores = &scratch.scores[block * BLOCK..];
+            match R {
+                1 => weighted_sums::<S, R, 4>(simd, scores, stride, values, width, &mut scratch.sums),
+                _ => weighted_sums::<S, R, 2>(simd, scores, stride, values, width, &mut scratch.sums),
             }
         }
-        assert_eq!(exponential::<true>(0.0), 1.0);
-        assert_eq!(exponential::<true>(-87.5), 0.0);
-        assert_eq!(exponential::<true>(-1e9), 0.0);
-        assert_eq!(exponential::<true>(f32::NEG_INFINITY), 0.0);
-        assert!(exponential::<true>(f32::NAN).is_nan());
+        let sums = out.chunks_exact_mut(value_size).zip(scratch.sums.chunks_exact(width)).zip(totals);
+        for ((out, sums), total) in sums {
+            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum / total);
+        }
     }
 }

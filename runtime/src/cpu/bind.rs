@@ -13,15 +13,26 @@ use tract_onnx::tract_hir::ops::scan::InferenceScan;
 
 use super::branch::{self, Branch};
 use super::cached_attention::CachedAttention;
+use super::epilogue::{EpilogueOp, Parts};
 use super::kv_cache::KvCache;
 use super::nested_op::{Kind, NestedOp};
-use super::{ConvGeometry, CpuError, Padding, Resident};
-
-/// Attention over a cache.
-const CACHED_ATTENTION: &str = "CachedAttention";
+use super::norm::Norm;
+use super::rotary::Rotary;
+use super::self_attention::SelfAttention;
+use super::{ConvGeometry, CpuError, Engine, Padding, Resident};
 
 /// The operators of our domain.
-const OPS: [&str; 4] = ["NestedMatMul", "NestedConv", "NestedGather", CACHED_ATTENTION];
+const OPS: [&str; 9] = [
+    "NestedMatMul",
+    "NestedConv",
+    "NestedGather",
+    "CachedAttention",
+    "Attention",
+    "Rotary",
+    "RmsNorm",
+    "LayerNorm",
+    "Epilogue",
+];
 
 /// Teaches tract's ONNX reader our operators and our `If`.
 pub(super) fn register(operators: &mut OnnxOpRegister) {
@@ -36,25 +47,36 @@ pub(super) fn register(operators: &mut OnnxOpRegister) {
 pub(super) fn bind(
     graph: &mut InferenceModel,
     residents: &BTreeMap<String, Arc<Resident>>,
+    engine: &Arc<Engine>,
     caches: &mut Vec<Arc<KvCache>>,
 ) -> Result<(), CpuError> {
     for node in graph.nodes_mut() {
         if let Some(expansion) = node.op_as::<Box<dyn Expansion>>() {
             if let Some(Unbound(proto)) = expansion.as_ref().as_any().downcast_ref::<Unbound>() {
-                node.op = if proto.op_type == CACHED_ATTENTION {
-                    let attention = CachedAttention::parse(proto).map_err(|error| bad(proto, &error))?;
-                    caches.push(attention.cache.clone());
-                    expand(attention)
-                } else {
-                    expand(nested_op(proto, residents)?)
+                let bad = |error| bad(proto, &error);
+                node.op = match proto.op_type.as_str() {
+                    "CachedAttention" => {
+                        let attention = CachedAttention::parse(proto, engine).map_err(bad)?;
+                        caches.push(attention.cache.clone());
+                        expand(attention)
+                    }
+                    "Attention" => expand(SelfAttention::parse(proto, engine).map_err(bad)?),
+                    "Rotary" => expand(Rotary),
+                    "RmsNorm" => expand(Norm::parse(proto, false, engine).map_err(bad)?),
+                    "LayerNorm" => expand(Norm::parse(proto, true, engine).map_err(bad)?),
+                    "Epilogue" => {
+                        let parts = Parts::parse(proto).map_err(bad)?;
+                        expand(EpilogueOp { engine: engine.clone(), parts })
+                    }
+                    _ => expand(nested_op(proto, residents)?),
                 };
             }
         } else if let Some(branch) = node.op_as_mut::<Branch>() {
             for body in branch.bodies_mut() {
-                bind(body, residents, caches)?;
+                bind(body, residents, engine, caches)?;
             }
         } else if let Some(scan) = node.op_as_mut::<InferenceScan>() {
-            bind(&mut scan.body, residents, caches)?;
+            bind(&mut scan.body, residents, engine, caches)?;
         }
     }
     Ok(())
@@ -79,8 +101,16 @@ fn nested_op(node: &NodeProto, residents: &BTreeMap<String, Arc<Resident>>) -> R
     if kind != Kind::Gather {
         resident.set_multiplied();
     }
-    let has_bias = node.input.get(1).is_some_and(|name| !name.is_empty());
-    Ok(NestedOp { kind, resident: resident.clone(), has_bias })
+    let parts = Parts::parse(node).map_err(bad)?;
+    let fits = match kind {
+        Kind::MatMul => true,
+        Kind::Conv(_) => parts == Parts { bias: parts.bias, ..Parts::default() },
+        Kind::Gather => parts == Parts::default(),
+    };
+    if !fits {
+        return Err(bad(format_err!("only NestedMatMul has an activation, a gate or a residual")));
+    }
+    Ok(NestedOp { kind, resident: resident.clone(), parts })
 }
 
 fn geometry(node: &NodeProto) -> TractResult<ConvGeometry> {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
-use super::attention::{Mask, Queries};
+use super::Engine;
+use super::attention::{Mask, Order, Queries};
 use super::kv_cache::{CacheShape, KvCache};
 
 /// One node of kind `CachedAttention`.
@@ -14,6 +15,7 @@ use super::kv_cache::{CacheShape, KvCache};
 #[derive(Debug, Clone)]
 pub(super) struct CachedAttention {
     pub cache: Arc<KvCache>,
+    engine: Arc<Engine>,
     /// Factor of the scores; its bits, since operators are compared.
     scale: u32,
     has_mask: bool,
@@ -29,7 +31,7 @@ impl Eq for CachedAttention {}
 
 impl CachedAttention {
     /// Reads the attributes; the cache is a new one.
-    pub(super) fn parse(node: &NodeProto) -> TractResult<CachedAttention> {
+    pub(super) fn parse(node: &NodeProto, engine: &Arc<Engine>) -> TractResult<CachedAttention> {
         let name: String = node.get_attr("cache")?;
         let size = |attribute: &str| -> TractResult<usize> {
             let size: i64 = node.get_attr(attribute)?;
@@ -43,7 +45,8 @@ impl CachedAttention {
         };
         let scale: f32 = node.get_attr("scale")?;
         let has_mask = node.input.get(3).is_some_and(|name| !name.is_empty());
-        Ok(CachedAttention { cache: Arc::new(KvCache::new(name, shape)), scale: scale.to_bits(), has_mask })
+        let cache = Arc::new(KvCache::new(name, shape));
+        Ok(CachedAttention { cache, engine: engine.clone(), scale: scale.to_bits(), has_mask })
     }
 
     fn inputs(&self) -> usize {
@@ -83,8 +86,11 @@ impl CachedAttention {
             Some(data) => Some(Mask { data, shape: mask_shape(inputs[3].shape())? }),
             None => None,
         };
-        let queries = Queries { data: floats[0], heads, rows, scale: f32::from_bits(self.scale) };
-        let out = self.cache.attend(floats[1], floats[2], &queries, mask).map_err(|e| format_err!(e))?;
+        let (order, scale) = (Order::HeadsFirst, f32::from_bits(self.scale));
+        let queries = Queries { data: floats[0], order, heads, rows, scale };
+        let threads = self.engine.threads();
+        let out = self.cache.attend(floats[1], floats[2], &queries, mask, &threads);
+        let out = out.map_err(|e| format_err!(e))?;
         let out = tract_ndarray::Array1::from(out).into_tensor().into_shape(&[1, heads, rows, value_size])?;
         Ok(out.cast_to_dt(inputs[0].datum_type())?.into_owned())
     }
@@ -92,10 +98,15 @@ impl CachedAttention {
 
 /// `[heads or 1, rows or 1, positions or 1]` of a mask of up to four dimensions.
 fn mask_shape(shape: &[usize]) -> TractResult<[usize; 3]> {
+    let [batch, rest @ ..] = four(shape)?;
+    ensure!(batch == 1, "the mask is {shape:?}, expected one sequence");
+    Ok(rest)
+}
+
+/// The shape with ones in front of it.
+pub(super) fn four(shape: &[usize]) -> TractResult<[usize; 4]> {
     let missing = 4usize.checked_sub(shape.len()).context("the mask has more than 4 dimensions")?;
-    let size = |axis: usize| if axis < missing { 1 } else { shape[axis - missing] };
-    ensure!(size(0) == 1, "the mask is {shape:?}, expected one sequence");
-    Ok([size(1), size(2), size(3)])
+    Ok(std::array::from_fn(|axis| if axis < missing { 1 } else { shape[axis - missing] }))
 }
 
 impl Op for CachedAttention {

@@ -2,7 +2,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::attention::{self, Mask, Queries};
+use mqc_kernels::cpu::Threads;
+
+use super::attention::{self, Mask, Order, Queries};
 
 /// Positions per block. A cache grows by whole blocks, so that what is stored never moves.
 pub(super) const BLOCK: usize = 128;
@@ -82,8 +84,8 @@ impl KvCache {
         blocks.values.truncate(kept.div_ceil(BLOCK));
     }
 
-    /// Appends keys `[heads, n, key_size]` and values `[heads, n, value_size]`, then attends with `queries` to all
-    /// positions: `[query heads, rows, value_size]`.
+    /// Appends keys and values of n positions, `heads * n` vectors that lie as the queries do, then attends with `queries`
+    /// to all positions: `[query heads, rows, value_size]`.
     ///
     /// # Errors
     /// The sizes of an operand do not fit, in words.
@@ -93,6 +95,7 @@ impl KvCache {
         values: &[f32],
         queries: &Queries,
         mask: Option<Mask>,
+        threads: &Threads,
     ) -> Result<Vec<f32>, String> {
         let CacheShape { heads, key_size, value_size } = self.shape;
         let added = keys.len().checked_div(heads * key_size).unwrap_or(0);
@@ -113,11 +116,11 @@ impl KvCache {
             ));
         }
         let mut blocks = self.lock();
-        blocks.append(&self.shape, keys, values, added);
+        blocks.append(&self.shape, queries.order, keys, values, added);
         if let Some(mask) = &mask {
             mask.check(queries, blocks.positions)?;
         }
-        Ok(attention::attend(&blocks, &self.shape, queries, mask))
+        Ok(attention::attend(&blocks, &self.shape, queries, mask, threads))
     }
 
     fn lock(&self) -> MutexGuard<'_, Blocks> {
@@ -126,24 +129,30 @@ impl KvCache {
 }
 
 impl Blocks {
-    fn append(&mut self, shape: &CacheShape, keys: &[f32], values: &[f32], added: usize) {
+    fn append(&mut self, shape: &CacheShape, order: Order, keys: &[f32], values: &[f32], added: usize) {
         let CacheShape { heads, key_size, value_size } = *shape;
         let width = padded(value_size);
-        for position in 0..added {
+        let mut position = 0;
+        while position < added {
             let (block, at) = ((self.positions + position) / BLOCK, (self.positions + position) % BLOCK);
             if block == self.keys.len() {
                 self.keys.push(vec![0.0; heads * key_size * BLOCK]);
                 self.values.push(vec![0.0; heads * BLOCK * width]);
             }
+            let run = (BLOCK - at).min(added - position);
             for head in 0..heads {
-                let source = (head * added + position) * key_size;
-                let column = self.keys[block][head * key_size * BLOCK..].iter_mut().skip(at).step_by(BLOCK);
-                column.zip(&keys[source..source + key_size]).for_each(|(to, from)| *to = *from);
-                let source = (head * added + position) * value_size;
-                let row = (head * BLOCK + at) * width;
-                self.values[block][row..row + value_size]
-                    .copy_from_slice(&values[source..source + value_size]);
+                let place = |i: usize| order.place(head, heads, position + i, added);
+                let columns = self.keys[block][head * key_size * BLOCK..].chunks_exact_mut(BLOCK);
+                for (d, column) in columns.take(key_size).enumerate() {
+                    let column = column[at..at + run].iter_mut().enumerate();
+                    column.for_each(|(i, to)| *to = keys[place(i) * key_size + d]);
+                }
+                let rows = self.values[block][(head * BLOCK + at) * width..].chunks_exact_mut(width);
+                for (i, row) in rows.take(run).enumerate() {
+                    row[..value_size].copy_from_slice(&values[place(i) * value_size..][..value_size]);
+                }
             }
+            position += run;
         }
         self.positions += added;
     }
@@ -220,7 +229,8 @@ mod tests {
             let all = keys[0].len() / key_size;
             let data: Vec<f32> =
                 noise(query_heads * rows * key_size, seed + 2).iter().map(|q| 4.0 * q).collect();
-            let queries = Queries { data: &data, heads: query_heads, rows, scale: 0.7 };
+            let queries =
+                Queries { data: &data, order: Order::HeadsFirst, heads: query_heads, rows, scale: 0.7 };
             let mask_shape = mask(rows, all);
             let mut mask_data = noise(mask_shape.map_or(0, |s| s.iter().product()), seed + 3);
             if mask_shape.is_some_and(|[_, _, positions]| positions > 1) {
@@ -228,7 +238,7 @@ mod tests {
             }
             let mask = mask_shape.map(|shape| Mask { data: &mask_data, shape });
             let expected = reference(&shape, &keys.concat(), &values.concat(), &queries, mask);
-            let found = cache.attend(&new_keys, &new_values, &queries, mask).unwrap();
+            let found = cache.attend(&new_keys, &new_values, &queries, mask, &Threads::new(2)).unwrap();
             close(&found, &expected, 1e-5);
             assert_eq!(cache.positions(), all);
         }
@@ -247,12 +257,32 @@ mod tests {
     }
 
     #[test]
+    fn operands_with_positions_first_are_the_same_operands() {
+        let (heads, few, rows, size) = (4, 2, 70, 20);
+        let swapped = |data: &[f32], heads: usize| -> Vec<f32> {
+            let vector = |at: usize| &data[(at % heads * rows + at / heads) * size..][..size];
+            (0..heads * rows).flat_map(vector).copied().collect()
+        };
+        let shape = CacheShape { heads: few, key_size: size, value_size: size };
+        let (keys, values, data) =
+            (noise(few * rows * size, 1), noise(few * rows * size, 2), noise(heads * rows * size, 3));
+        let attend = |order: Order, keys: &[f32], values: &[f32], data: &[f32]| {
+            let queries = Queries { data, order, heads, rows, scale: 0.5 };
+            let cache = KvCache::new("k", shape.clone());
+            cache.attend(keys, values, &queries, None, &Threads::new(2)).unwrap()
+        };
+        let expected = attend(Order::HeadsFirst, &keys, &values, &data);
+        let (keys, values, data) = (swapped(&keys, few), swapped(&values, few), swapped(&data, heads));
+        assert_eq!(attend(Order::PositionsFirst, &keys, &values, &data), expected);
+    }
+
+    #[test]
     fn truncated_positions_are_as_if_never_read() {
         let shape = CacheShape { heads: 1, key_size: 4, value_size: 4 };
         let attend = |cache: &KvCache, n: usize, seed: u64| {
             let (keys, values, data) = (noise(4 * n, seed), noise(4 * n, seed + 1), noise(4 * n, seed + 2));
-            let queries = Queries { data: &data, heads: 1, rows: n, scale: 1.0 };
-            cache.attend(&keys, &values, &queries, None).unwrap()
+            let queries = Queries { data: &data, order: Order::HeadsFirst, heads: 1, rows: n, scale: 1.0 };
+            cache.attend(&keys, &values, &queries, None, &Threads::new(1)).unwrap()
         };
         let (cache, other) = (KvCache::new("a", shape.clone()), KvCache::new("b", shape));
         attend(&cache, 10, 1);
@@ -272,10 +302,11 @@ mod tests {
         let cache = KvCache::new("k", CacheShape { heads: 2, key_size: 4, value_size: 4 });
         let attend = |keys: usize, values: usize, queries: usize, heads: usize, mask: Option<[usize; 3]>| {
             let data = vec![0.0; 64];
-            let queries = Queries { data: &data[..queries], heads, rows: 1, scale: 1.0 };
+            let queries =
+                Queries { data: &data[..queries], order: Order::HeadsFirst, heads, rows: 1, scale: 1.0 };
             let mask_data = vec![0.0; mask.map_or(0, |m| m.iter().product())];
             let mask = mask.map(|shape| Mask { data: &mask_data, shape });
-            let result = cache.attend(&data[..keys], &data[..values], &queries, mask);
+            let result = cache.attend(&data[..keys], &data[..values], &queries, mask, &Threads::new(1));
             cache.truncate(0);
             result
         };

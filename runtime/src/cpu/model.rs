@@ -9,7 +9,7 @@ use tract_onnx::tract_hir::ops::konst::Const;
 
 use super::guard::guarded;
 use super::tensor::onnx_type;
-use super::{CpuError, KvCache, Resident, bind, prepare};
+use super::{CpuError, Engine, KvCache, Resident, bind, prepare};
 
 /// Plans kept at a time; a plan holds tract's packed copies of the weights that are not nested.
 const PLANS: usize = 4;
@@ -43,7 +43,7 @@ pub struct TractModel {
 impl TractModel {
     /// Loads the ONNX model in `proto`. The values named in `consts` are the initializers that the model
     /// leaves out; they never pass through the protobuf. Nested nodes find their weights in `residents` by
-    /// their `layer` attribute.
+    /// their `layer` attribute; `engine` has the threads of attention.
     ///
     /// # Errors
     /// If the bytes are no model, an operator is not supported, a value or a layer is not defined.
@@ -51,6 +51,7 @@ impl TractModel {
         proto: &[u8],
         consts: Vec<(String, Arc<Tensor>)>,
         residents: &BTreeMap<String, Arc<Resident>>,
+        engine: &Arc<Engine>,
     ) -> Result<Self, CpuError> {
         let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
         bind::register(&mut onnx.op_register);
@@ -74,7 +75,7 @@ impl TractModel {
         let mut graph = parse(&onnx, &model)?;
         guarded("load", || place_consts(&mut graph, &consts))?;
         let mut caches = vec![];
-        bind::bind(&mut graph, residents, &mut caches)?;
+        bind::bind(&mut graph, residents, engine, &mut caches)?;
         Ok(Self { graph, inputs, outputs, caches, symbolic: Mutex::default(), plans: Mutex::default() })
     }
 

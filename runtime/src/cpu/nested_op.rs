@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tract_onnx::tract_core::ops::cast::cast;
 use tract_onnx::tract_hir::internal::*;
 
+use super::epilogue::Parts;
 use super::{ConvGeometry, Resident, nested_conv, nested_gather, nested_matmul};
 
 /// What a nested operator computes.
@@ -22,14 +23,13 @@ pub(super) enum Kind {
 pub(super) struct NestedOp {
     pub kind: Kind,
     pub resident: Arc<Resident>,
-    pub has_bias: bool,
+    /// Of a convolution no more than a bias, of a gather none.
+    pub parts: Parts,
 }
 
 impl PartialEq for NestedOp {
     fn eq(&self, other: &Self) -> bool {
-        self.kind == other.kind
-            && self.has_bias == other.has_bias
-            && Arc::ptr_eq(&self.resident, &other.resident)
+        self.kind == other.kind && self.parts == other.parts && Arc::ptr_eq(&self.resident, &other.resident)
     }
 }
 
@@ -37,7 +37,7 @@ impl Eq for NestedOp {}
 
 impl NestedOp {
     fn inputs(&self) -> usize {
-        1 + usize::from(self.has_bias)
+        1 + self.parts.inputs()
     }
 
     fn output_type(&self, input: DatumType) -> DatumType {
@@ -77,14 +77,18 @@ impl NestedOp {
         }
         let values = x.cast_to::<f32>()?;
         let values = values.try_as_plain_ram()?.as_slice::<f32>()?;
-        let bias = inputs.get(1).map(|bias| bias.cast_to::<f32>()).transpose()?;
-        let bias = bias.as_ref().map(|bias| bias.try_as_plain_ram()?.as_slice::<f32>()).transpose()?;
+        let parts = inputs[1..].iter().map(|part| part.cast_to::<f32>()).collect::<TractResult<Vec<_>>>()?;
+        let parts = parts
+            .iter()
+            .map(|part| part.try_as_plain_ram()?.as_slice::<f32>())
+            .collect::<TractResult<Vec<_>>>()?;
+        let epilogue = self.parts.epilogue(&parts);
         let rows = self.resident.weight().rows();
-        if let Some(bias) = bias {
+        if let Some(bias) = epilogue.bias {
             ensure!(bias.len() == rows, "the bias has {} elements, expected {rows}", bias.len());
         }
         let (y, shape) = match &self.kind {
-            Kind::Conv(geometry) => nested_conv(&self.resident, geometry, values, x.shape(), bias)?,
+            Kind::Conv(geometry) => nested_conv(&self.resident, geometry, values, x.shape(), epilogue.bias)?,
             Kind::MatMul | Kind::Gather => {
                 let cols = self.resident.weight().cols();
                 ensure!(
@@ -95,7 +99,7 @@ impl NestedOp {
                 let mut shape = x.shape().to_vec();
                 shape[x.rank() - 1] = rows;
                 let m = shape[..x.rank() - 1].iter().product();
-                (nested_matmul(&self.resident, values, m, bias)?, shape)
+                (nested_matmul(&self.resident, values, m, epilogue)?, shape)
             }
         };
         let y = tract_ndarray::Array1::from(y).into_tensor().into_shape(&shape)?;

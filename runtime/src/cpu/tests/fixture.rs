@@ -31,9 +31,14 @@ pub fn width(bits: u8) -> Width {
     Width::new(bits).unwrap()
 }
 
+/// Float activations on one thread.
+pub fn engine() -> Arc<Engine> {
+    Arc::new(Engine::new(1, Activations::F32))
+}
+
 /// A weight for float activations on one thread.
 pub fn resident(name: &str, rows: usize, cols: usize) -> Arc<Resident> {
-    resident_on(&Arc::new(Engine::new(1, Activations::F32)), name, rows, cols)
+    resident_on(&engine(), name, rows, cols)
 }
 
 pub fn resident_on(engine: &Arc<Engine>, name: &str, rows: usize, cols: usize) -> Arc<Resident> {
@@ -101,6 +106,10 @@ pub fn text(name: &str, value: &str) -> AttributeProto {
 
 pub fn int(name: &str, value: i64) -> AttributeProto {
     attribute(name, AttributeType::Int, |a| a.i = value)
+}
+
+pub fn float(name: &str, value: f32) -> AttributeProto {
+    attribute(name, AttributeType::Float, |a| a.f = value)
 }
 
 pub fn ints(name: &str, values: &[usize]) -> AttributeProto {

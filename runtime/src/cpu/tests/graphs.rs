@@ -10,7 +10,7 @@ use super::fixture::*;
 use crate::cpu::{CpuError, Resident, TractModel, tensor_from_tract, tensor_to_tract};
 
 fn load(graph: tract_onnx::pb::GraphProto, all: &[&Arc<Resident>]) -> Result<TractModel, CpuError> {
-    TractModel::from_proto(&model(graph), vec![], &residents(all))
+    TractModel::from_proto(&model(graph), vec![], &residents(all), &engine())
 }
 
 fn run(model: &TractModel, inputs: &[(&str, Tensor)]) -> Vec<(String, Tensor)> {
@@ -36,7 +36,7 @@ fn one_plan_answers_at_every_width() {
         ("b1".to_string(), tensor(&[24], &b1).into_arc_tensor()),
         ("b2".to_string(), tensor(&[5], &b2).into_arc_tensor()),
     ];
-    let loaded = TractModel::from_proto(&proto, consts, &residents(&[&fc1, &fc2])).unwrap();
+    let loaded = TractModel::from_proto(&proto, consts, &residents(&[&fc1, &fc2]), &engine()).unwrap();
     let mut answers = vec![];
     for (batch, w1, w2) in [(3, 8, 8), (3, 2, 2), (3, 4, 8), (1, 1, 3), (3, 8, 8)] {
         fc1.set_width(width(w1));
@@ -65,7 +65,7 @@ fn a_product_of_constants_is_not_folded() {
     graph.input.push(value("unused", FLOAT, &["1"]));
     let x = noise(8, 4);
     let consts = vec![("x".to_string(), tensor(&[1, 8], &x).into_arc_tensor())];
-    let loaded = TractModel::from_proto(&model(graph), consts, &residents(&[&fc])).unwrap();
+    let loaded = TractModel::from_proto(&model(graph), consts, &residents(&[&fc]), &engine()).unwrap();
     for bits in [8, 2, 5] {
         fc.set_width(width(bits));
         let found = run(&loaded, &[("unused", tensor(&[1], &[0.0]))]);
@@ -116,7 +116,7 @@ fn branches_over_constants_are_inlined_not_folded() {
             ("d".to_string(), truth(d).into_arc_tensor()),
             ("x".to_string(), tensor(&[1, 12], &x).into_arc_tensor()),
         ];
-        let loaded = TractModel::from_proto(&proto, consts, &residents(&[&a, &b])).unwrap();
+        let loaded = TractModel::from_proto(&proto, consts, &residents(&[&a, &b]), &engine()).unwrap();
         for bits in [8, 2] {
             a.set_width(width(bits));
             b.set_width(width(bits));
@@ -252,7 +252,7 @@ fn conv_attributes_reach_the_operator() {
     let inputs = vec![value("x", FLOAT, &["n", "4", "h", "w"]), value("bias", FLOAT, &["6"])];
     let proto = model(graph(vec![node("Conv", &["x", "w", "bias"], &["y"], attributes)], inputs, &["y"]));
     let consts = vec![("w".to_string(), tensor(&[6, 2, 3, 3], &dense).into_arc_tensor())];
-    let plain = TractModel::from_proto(&proto, consts, &residents(&[])).unwrap();
+    let plain = TractModel::from_proto(&proto, consts, &residents(&[]), &engine()).unwrap();
     let expected = run(&plain, &[("x", tensor(&[1, 4, 6, 5], &x)), ("bias", tensor(&[6], &bias))]);
     assert_eq!(found[0].1.shape(), expected[0].1.shape());
     found[0].1.close_enough(&expected[0].1, true).unwrap();
@@ -281,7 +281,7 @@ fn names_types_and_order_of_outputs() {
     let outputs = ["n", "s", "k", "x", "r", "n"];
     let proto = model(graph(nodes, vec![value("x", FLOAT, &["a", "b"])], &outputs));
     let consts = vec![("k".to_string(), tensor(&[1], &[7.0]).into_arc_tensor())];
-    let loaded = TractModel::from_proto(&proto, consts, &residents(&[])).unwrap();
+    let loaded = TractModel::from_proto(&proto, consts, &residents(&[]), &engine()).unwrap();
     for rows in 1..=7 {
         let x = noise(rows * 2, rows as u64);
         let found = run(&loaded, &[("x", tensor(&[rows, 2], &x))]);
@@ -362,11 +362,11 @@ fn broken_bytes_are_an_error() {
     for len in 0..proto.len() {
         // A prefix may happen to be a smaller model; what matters is that nothing panics and no layer is lost
         // silently.
-        if let Ok(loaded) = TractModel::from_proto(&proto[..len], vec![], &residents(&[&fc])) {
+        if let Ok(loaded) = TractModel::from_proto(&proto[..len], vec![], &residents(&[&fc]), &engine()) {
             assert!(loaded.outputs().len() < 2);
         }
     }
-    assert!(TractModel::from_proto(b"not a model", vec![], &residents(&[])).is_err());
+    assert!(TractModel::from_proto(b"not a model", vec![], &residents(&[]), &engine()).is_err());
 }
 
 #[test]

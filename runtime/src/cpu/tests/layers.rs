@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mqc_ir::Activations;
+use mqc_kernels::cpu::Epilogue;
 use proptest::prelude::*;
 
 use super::fixture::{close, floats, matmul, noise, resident, resident_on, width};
@@ -27,7 +28,8 @@ proptest! {
         let weight = resident("w", n, k);
         weight.set_width(width(bits));
         let (x, bias) = (noise(m * k, 7), noise(n, 8));
-        let found = nested_matmul(&weight, &x, m, with_bias.then_some(&bias[..])).unwrap();
+        let epilogue = Epilogue { bias: with_bias.then_some(&bias), ..Epilogue::default() };
+        let found = nested_matmul(&weight, &x, m, epilogue).unwrap();
         let mut expected = matmul(&weight, &x);
         if with_bias {
             expected.iter_mut().enumerate().for_each(|(at, y)| *y += f64::from(bias[at % n]));
@@ -66,8 +68,9 @@ proptest! {
 fn matmul_does_not_depend_on_threads() {
     for m in [1, 3, 37] {
         let x = noise(m * 333, 3);
-        let [one, four] =
-            on_engines(|engine| nested_matmul(&resident_on(engine, "w", 500, 333), &x, m, None).unwrap());
+        let [one, four] = on_engines(|engine| {
+            nested_matmul(&resident_on(engine, "w", 500, 333), &x, m, Epilogue::default()).unwrap()
+        });
         assert_eq!(one, four);
     }
 }

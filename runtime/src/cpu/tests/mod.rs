@@ -3,3 +3,4 @@
 pub(super) mod fixture;
 mod graphs;
 mod layers;
+mod operators;
