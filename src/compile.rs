@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use mqc_cuda::Target;
 use mqc_ir::op::{NestedQuantize, WeightLayout};
 use mqc_ir::quant::{Affine, Width};
 use mqc_ir::{Activations, Tensor};
@@ -15,6 +16,7 @@ use crate::artifact::folder::Builder;
 use crate::artifact::manifest::{self, LayerOp, Manifest, decibels};
 use crate::artifact::store::{self, Layout, ResidentTensor, Store, Writer};
 use crate::artifact::{self, GRAPH, digest};
+use crate::cuda;
 use crate::emit::{self, Weights};
 use crate::trained::{Trained, TrainedLayer};
 use crate::{load, report};
@@ -38,6 +40,8 @@ pub struct Request<'a> {
     pub trained: Option<&'a Trained>,
     /// How runs round activations unless they say otherwise.
     pub activations: Activations,
+    /// The CUDA device that kernels are written for, if any.
+    pub target: Option<Target>,
     /// Dumps and limits for finding defects.
     pub debug: &'a Debug,
 }
@@ -50,6 +54,8 @@ pub struct Compiled {
     pub manifest: Manifest,
     /// Size of the model with its external data, in bytes.
     pub source_bytes: u64,
+    /// The CUDA kernels, if they were asked for.
+    pub kernels: Option<cuda::Written>,
 }
 
 /// Compiles a model. `progress` hears of every layer's weights once they are stored: done so far, of all.
@@ -98,6 +104,12 @@ pub fn compile(request: &Request, progress: &mut dyn FnMut(u64, u64)) -> Result<
     mqc_ir::infer::infer(&mut model.graph).map_err(mqc_passes::Error::InvalidInput)?;
     emit::write_graph(&model, &folder.path(GRAPH), &stored)?;
 
+    let kernels = request.target.map(|target| -> Result<cuda::Written> {
+        let kernels = cuda::kernels(&model.graph, request.options.quantize.widths, target)?;
+        cuda::write(&kernels, &folder.path(cuda::FOLDER), target)
+    });
+    let kernels = kernels.transpose()?;
+
     let mut manifest = Manifest {
         format: manifest::FORMAT.to_owned(),
         version: manifest::VERSION,
@@ -121,7 +133,7 @@ pub fn compile(request: &Request, progress: &mut dyn FnMut(u64, u64)) -> Result<
     manifest.files = manifest::hash_files(folder.dir())?;
     manifest.write(folder.dir())?;
     drop(stored);
-    Ok(Compiled { artifact: folder.commit()?, manifest, source_bytes })
+    Ok(Compiled { artifact: folder.commit()?, manifest, source_bytes, kernels })
 }
 
 /// The widths that have an affine map of their own in the store, wide first. That of 8 bits, the widest, is the first map.

@@ -5,6 +5,7 @@ pub mod artifact;
 pub mod bench;
 pub mod cli;
 pub mod compile;
+pub mod cuda;
 pub mod data;
 pub mod emit;
 pub mod eval;

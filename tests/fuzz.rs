@@ -162,6 +162,7 @@ fn compilations() {
                 affine: mqc_ir::quant::Affine::PerWidth,
                 trained: None,
                 activations: mqc_ir::Activations::default(),
+                target: None,
                 debug: &debug,
             };
             if mqc::compile::compile(&request, &mut |_, _| {}).is_ok() {

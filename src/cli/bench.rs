@@ -10,6 +10,7 @@ use mqc_ir::quant::Width;
 use mqc_passes::mqc_fuse::Devices;
 
 use super::Outcome;
+use super::device::Device;
 use super::run::InputArgs;
 use super::ui::{Ui, UsageError};
 use crate::bench::{self, Machine, Options, Peer, Report, Rivals, chart, inputs};
@@ -43,6 +44,9 @@ pub struct Args {
     /// Leave these rules of fuse out, to see what each gains.
     #[arg(long, value_name = "RULES", value_delimiter = ',', conflicts_with = "unfused")]
     without: Vec<String>,
+    /// Where to run: auto takes a CUDA device where one can be used.
+    #[arg(long, default_value = "cpu")]
+    device: Device,
     /// Numbers of threads; all processors if not given.
     #[arg(long, value_delimiter = ',', value_parser = count)]
     threads: Vec<usize>,
@@ -85,6 +89,7 @@ impl Args {
         if let Some(path) = &self.calibrate {
             return self.write_costs(path, ui);
         }
+        self.device.check(ui)?;
         let subject = self.subject.clone().context("no model")?;
         // A mistake in the arguments shows before a large model is loaded.
         let asked =

@@ -1,8 +1,10 @@
 //! `mqc compile`: the options of the command line and of `mqc.toml`, and the summary.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context, Result};
+use mqc_cuda::Target;
 use mqc_ir::Activations;
 use mqc_ir::quant::{Affine, Grouping, RangeMethod, Scheme, SliceMode, Widths};
 use mqc_passes::{Debug, LayerOverride, Options, QuantizeOptions};
@@ -39,9 +41,38 @@ struct Destination {
     /// Replace an artifact that is there.
     #[arg(long)]
     force: bool,
+    /// Write the CUDA kernels of a device into the artifact, as kernels/*.cu: cuda:sm_80 or cuda:sm_90a. Where NVRTC is found
+    /// they are compiled too.
+    #[arg(long, value_name = "DEVICE")]
+    target: Option<CudaTarget>,
     /// Print the manifest as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// `cuda:` and an architecture.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+struct CudaTarget(Target);
+
+impl FromStr for CudaTarget {
+    type Err = UsageError;
+
+    fn from_str(text: &str) -> Result<CudaTarget, UsageError> {
+        let architecture = text.strip_prefix("cuda:");
+        let architecture = architecture.ok_or_else(|| {
+            UsageError(format!("{text:?} is no target; expected cuda:sm_80 or cuda:sm_90a"))
+        })?;
+        architecture.parse().map(CudaTarget).map_err(|e: mqc_cuda::CudaError| UsageError(e.to_string()))
+    }
+}
+
+impl TryFrom<String> for CudaTarget {
+    type Error = UsageError;
+
+    fn try_from(text: String) -> Result<CudaTarget, UsageError> {
+        text.parse()
+    }
 }
 
 /// How to quantize.
@@ -156,6 +187,7 @@ impl Args {
             affine,
             trained: None,
             activations,
+            target: self.destination.target.or(file.destination.target).map(|CudaTarget(target)| target),
             debug: &debug.to_debug(),
         };
         let compiled = compile(&request, &mut progress)
@@ -195,7 +227,7 @@ impl File {
         let mut take = |keys: &[&str]| -> toml::Table {
             keys.iter().filter_map(|key| table.remove_entry(*key)).collect()
         };
-        let destination = take(&["output", "force", "json"]).try_into()?;
+        let destination = take(&["output", "force", "target", "json"]).try_into()?;
         let debug = take(&["dump-ir", "dump-after", "stop-after"]).try_into()?;
         Ok(File { destination, debug, settings: table.try_into()? })
     }
@@ -284,6 +316,10 @@ fn summary(ui: &Ui, compiled: &Compiled) -> Result<()> {
         }
         ui.print(t)?;
     }
+    if let Some(kernels) = &compiled.kernels {
+        ui.print(format_args!("{} CUDA kernels, {}", kernels.kernels, kernels.compiled))?;
+        kernels.notes.iter().try_for_each(|note| ui.print(note))?;
+    }
     let written = load::folder_bytes(&compiled.artifact)?;
     ui.print(format_args!(
         "{}: {} layers nested, {} left in float, {} (the model: {})",
@@ -320,6 +356,7 @@ mod tests {
                 "\"symmetric\"",
                 "\"per-width\"",
                 "\"int8\"",
+                "\"cuda:sm_90a\"",
                 "64",
             ];
             let known = values.iter().any(|value| File::parse(&format!("{option} = {value}")).is_ok());

@@ -8,6 +8,7 @@ use mqc_ir::quant::Width;
 use serde::Serialize;
 
 use super::Outcome;
+use super::device::Device;
 use super::engine::EngineArgs;
 use super::ui::{Ui, UsageError, bytes};
 use crate::generate::{Decoder, Finish, Generated, Memory, Request, Sampling, Tokens, generate};
@@ -61,6 +62,9 @@ pub struct Args {
     eos: Vec<String>,
     #[command(flatten)]
     engine: EngineArgs,
+    /// Where to run: auto takes a CUDA device where one can be used.
+    #[arg(long, default_value = "cpu")]
+    device: Device,
     /// Print JSON at the end instead of the text as it comes.
     #[arg(long)]
     json: bool,
@@ -88,6 +92,7 @@ struct Report<'a> {
 
 impl Args {
     pub fn run(self, ui: &Ui) -> Result<Outcome> {
+        self.device.check(ui)?;
         // A mistake in the arguments shows before a large model is loaded.
         let sampling = Sampling {
             repetition_penalty: self.repetition_penalty,

@@ -2,6 +2,7 @@
 
 mod bench;
 mod compile;
+mod device;
 mod engine;
 mod eval;
 mod export;
@@ -121,6 +122,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             || cause.is::<UsageError>()
             || cause.is::<mqc_ir::quant::ParseError>()
             || cause.is::<toml::de::Error>()
+            || cause.is::<mqc_cuda::device::DeviceError>()
             || matches!(artifact, Some(artifact::Error::Exists { .. } | artifact::Error::NotReplaced { .. }))
             || matches!(
                 passes,

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
 use mqc_ir::quant::Width;
 use serde::Serialize;
 
 use super::Outcome;
+use super::device::Device;
 use super::engine::EngineArgs;
 use super::ui::{Ui, UsageError, table};
 use crate::data;
@@ -29,7 +29,7 @@ pub struct Args {
     /// Where to write the outputs (npz). With several --bits `{bits}` in the path is replaced by each.
     #[arg(long, short)]
     output: Option<String>,
-    /// Where to run.
+    /// Where to run: auto takes a CUDA device where one can be used.
     #[arg(long, default_value = "cpu")]
     device: Device,
     /// Print JSON.
@@ -49,11 +49,6 @@ pub struct InputArgs {
     /// Sizes of named dimensions of random inputs: `--size batch=4`.
     #[arg(long, value_parser = size)]
     pub size: Vec<(String, u64)>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Device {
-    Cpu,
 }
 
 pub(super) fn size(text: &str) -> Result<(String, u64), String> {
@@ -84,7 +79,7 @@ struct Row {
 
 impl Args {
     pub fn run(self, ui: &Ui) -> Result<Outcome> {
-        let Device::Cpu = self.device;
+        self.device.check(ui)?;
         if self.bits.len() > 1 && self.output.as_ref().is_some_and(|o| !o.contains("{bits}")) {
             bail!(UsageError("with several --bits the output path needs {bits} in it".to_owned()));
         }

@@ -457,6 +457,7 @@ impl Args {
             options: quantize,
             affine: Affine::Shared,
             activations: self.settings.activations(),
+            target: None,
             debug: &Debug::default(),
             trained: Some(trained),
         };

@@ -7,6 +7,7 @@ use mqc_ir::quant::Width;
 use serde::Serialize;
 
 use super::Outcome;
+use super::device::Device;
 use super::engine::EngineArgs;
 use super::run::InputArgs;
 use super::ui::{Ui, UsageError, table};
@@ -30,6 +31,9 @@ pub struct Args {
     inputs: InputArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    /// Where to run: auto takes a CUDA device where one can be used.
+    #[arg(long, default_value = "cpu")]
+    device: Device,
     /// Array of the input npz with class numbers: shows the accuracy of the first output.
     #[arg(long, requires = "input")]
     labels: Option<String>,
@@ -61,6 +65,7 @@ struct Report {
 
 impl Args {
     pub fn run(self, ui: &Ui) -> Result<Outcome> {
+        self.device.check(ui)?;
         let artifact = Artifact::open(&self.artifact)?;
         artifact.verify_all()?;
         let mut report = Report {

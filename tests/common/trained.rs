@@ -59,6 +59,7 @@ pub fn compile_in(
         affine: Affine::Shared,
         trained,
         activations: Activations::default(),
+        target: None,
         debug: &Debug::default(),
     };
     compile(&request, &mut |_, _| {})
