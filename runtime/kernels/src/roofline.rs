@@ -72,6 +72,41 @@ pub fn measure(threads: usize) -> io::Result<Limits> {
     })
 }
 
+/// Reads memory that no cache holds, huge pages asked for: beside a product it tells what the memory gave at that moment,
+/// which on a machine that others use too is not what it gave a minute ago.
+pub struct Reader {
+    buffer: Buffer,
+    threads: usize,
+}
+
+impl Reader {
+    /// For `threads` threads (at least one).
+    ///
+    /// # Errors
+    /// If there is no memory for the buffer.
+    pub fn new(threads: usize) -> io::Result<Reader> {
+        Ok(Reader { buffer: Buffer::new()?, threads: threads.max(1) })
+    }
+
+    /// Bytes that [`Reader::read`] reads.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.buffer.words())
+    }
+
+    /// Reads all of it once, every thread a part.
+    pub fn read(&self) {
+        let words = self.buffer.words();
+        let mut parts = words.chunks(words.len().div_ceil(self.threads).max(1));
+        let own = parts.next().unwrap_or_default();
+        std::thread::scope(|scope| {
+            for part in parts {
+                scope.spawn(move || black_box(sum(part)));
+            }
+            black_box(sum(own));
+        });
+    }
+}
+
 /// The shortest of `passes` passes in which every thread does `work` of its number once, in seconds.
 fn best_seconds(passes: usize, threads: usize, work: &(dyn Fn(usize) + Sync)) -> f64 {
     let barrier = Barrier::new(threads);

@@ -62,7 +62,8 @@ fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
     let clamped = if x > -87.0 { x } else { -87.0 };
     let clamped = if clamped < 88.0 { clamped } else { 88.0 };
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let f = clamped - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let p = 1.987_569_1e-4;
     let p = p * f + 1.398_199_9e-3;
@@ -70,7 +71,8 @@ fn exp(x: f32) -> f32 {
     let p = p * f + 4.166_579_6e-2;
     let p = p * f + 1.666_666_5e-1;
     let p = p * f + 0.5;
-    let power = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    // n as an integer by its bits: a cast looks for what does not fit, value by value.
+    let power = f32::from_bits((rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127)) << 23);
     let e = (p * f * f + f + 1.0) * power;
     if x.is_nan() { x } else { e }
 }

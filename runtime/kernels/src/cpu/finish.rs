@@ -149,17 +149,24 @@ impl Finish<'_> {
                 Layout::TokenMajor => token * count + row + i - self.rows.start,
                 Layout::RowMajor { stride } => (row + i - self.rows.start) * stride + token,
             };
+            // Of known length a strip is a register, and a copy of it a store, not a call.
+            let whole = (self.layout == Layout::TokenMajor && inside == (0..STRIP)).then(|| at(0));
             if let Some(gate) = self.epilogue.gate {
-                inside.clone().for_each(|i| y[i] *= gate[at(i)]);
+                match whole.and_then(|at| gate[at..].first_chunk::<STRIP>()) {
+                    Some(gate) => y.iter_mut().zip(gate).for_each(|(y, gate)| *y *= gate),
+                    None => inside.clone().for_each(|i| y[i] *= gate[at(i)]),
+                }
             }
             if let Some(residual) = self.epilogue.residual {
-                inside.clone().for_each(|i| y[i] += residual[at(i)]);
+                match whole.and_then(|at| residual[at..].first_chunk::<STRIP>()) {
+                    Some(residual) => y.iter_mut().zip(residual).for_each(|(y, part)| *y += part),
+                    None => inside.clone().for_each(|i| y[i] += residual[at(i)]),
+                }
             }
-            match self.layout {
-                // Of known length a copy is a store, not a call.
-                Layout::TokenMajor if inside == (0..STRIP) => out.write_all(at(0), &y),
-                Layout::TokenMajor => out.write_all(at(inside.start), &y[inside.clone()]),
-                Layout::RowMajor { .. } => inside.clone().for_each(|i| out.write(at(i), y[i])),
+            match (whole, self.layout) {
+                (Some(at), Layout::TokenMajor | Layout::RowMajor { .. }) => out.write_all(at, &y),
+                (None, Layout::TokenMajor) => out.write_all(at(inside.start), &y[inside.clone()]),
+                (None, Layout::RowMajor { .. }) => inside.clone().for_each(|i| out.write(at(i), y[i])),
             }
         }
     }

@@ -25,8 +25,13 @@ pub(super) unsafe fn unpack<const P: usize, const ROUND: bool>(level: &Level, qu
         for row in 0..QUAD {
             let bytes: [__m512i; P] = std::array::from_fn(|p| {
                 let at = 64 * QUAD * block + row * 4 * cells;
-                // SAFETY: each plane holds a whole quad; the mask leaves out what is beyond a part block.
-                unsafe { _mm512_maskz_loadu_epi32(valid, planes[p].as_ptr().add(at).cast()) }
+                let next = planes[p].as_ptr().wrapping_add(level.cells.quad_bytes() + at);
+                // SAFETY: each plane holds a whole quad; the mask leaves out what is beyond a part block. What the next quad
+                // has there comes while this one is multiplied: that is a hint for any address.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                    _mm512_maskz_loadu_epi32(valid, planes[p].as_ptr().add(at).cast())
+                }
             });
             let out = panel[row * stride + block * BLOCK_CODES..][..BLOCK_CODES].as_mut_ptr();
             for (o, codes) in codes::<P, ROUND, true>(bytes, top).into_iter().enumerate() {
@@ -52,7 +57,9 @@ pub(super) unsafe fn tile_integers<const T: usize>(
     let x: [*const i8; T] = std::array::from_fn(|t| streams.codes(first + t).as_ptr());
     let panel = panel.as_ptr();
     let mut lanes = [[_mm512_setzero_si512(); QUAD]; T];
-    for at in (0..row).step_by(64) {
+    // Without the line that only keeps rows apart.
+    let places = row / BLOCK_CODES * BLOCK_CODES;
+    for at in (0..places).step_by(64) {
         // SAFETY: `at + 64 <= row`; streams are as long as rows of the panel.
         unsafe {
             let w: [__m512i; QUAD] =
