@@ -33,10 +33,10 @@ fn norms_are_their_formulas() {
         for (op, centred, with_bias) in
             [("RmsNorm", false, false), ("LayerNorm", true, true), ("LayerNorm", true, false)]
         {
-            let mut inputs: Vec<(&str, &[usize], &[f32])> =
-                vec![("x", &[1, rows, size], &x), ("s", &[size], &scale)];
+            let (shape, vector) = ([1, rows, size], [size]);
+            let mut inputs: Vec<(&str, &[usize], &[f32])> = vec![("x", &shape, &x), ("s", &vector, &scale)];
             if with_bias {
-                inputs.push(("b", &[size], &bias));
+                inputs.push(("b", &vector, &bias));
             }
             let names: Vec<&str> = inputs.iter().map(|(name, ..)| *name).collect();
             let found = evaluate(ours(op, &names, vec![float("epsilon", 1e-3)]), &inputs, &[]);
@@ -121,7 +121,8 @@ fn epilogues_are_their_formulas_in_a_product_and_alone() {
                 1e-5,
             );
             attributes.push(text("layer", "w"));
-            let inputs: Vec<_> = [("x", &[1, tokens, 13][..], &x[..])].into_iter().chain(given).collect();
+            let tokens = [1, tokens, 13];
+            let inputs: Vec<_> = [("x", &tokens[..], &x[..])].into_iter().chain(given).collect();
             let found = evaluate(ours("NestedMatMul", &named("x"), attributes), &inputs, &[&weight]);
             close(&found, &expected, 1e-4);
         }
