@@ -55,13 +55,13 @@ def main():
     parser.add_argument("--mqc", default="target/release/mqc")
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--passes", type=int, default=250)
-    parser.add_argument("--lr", default="0.001")
+    parser.add_argument("--lr", default="0.0003")
     parser.add_argument("--threads", default="1")
-    parser.add_argument("--only", help="configurations whose name contains this")
+    parser.add_argument("--only", action="append", help="only the configuration of this name (repeatable)")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    names = [n for n in CONFIGURATIONS if args.only is None or args.only in n]
+    names = [n for n in CONFIGURATIONS if args.only is None or n in args.only]
     if not args.table:
         for seed in args.seeds.split(","):
             for name in names:

@@ -272,9 +272,11 @@ impl Collector<'_> {
             }
             Latent::Codes { prefix, rate } => {
                 let code = self.need(&names::code(weight), &full)?;
-                let low = bucket(&code, prefix)?;
+                let (name, initial) = (names::low(weight), bucket(&code, prefix)?);
                 self.push(names::code(weight), code, true, rate, false)?;
-                self.push(names::low(weight), low, false, 1.0, false)?;
+                // Not the earlier state's: its buckets were wider.
+                let (trained, rate) = (false, 1.0);
+                self.state.push(State { name, initial, trained, rate, decays: false, is_moment: false });
             }
             Latent::Frozen => {
                 let code = self.need(&names::code(weight), &full)?;

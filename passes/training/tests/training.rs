@@ -316,18 +316,34 @@ fn weight(
     codes.iter().enumerate().map(one).collect()
 }
 
+/// What a stage leaves to the next.
+fn handed_on(training: &Training, machine: &Machine) -> BTreeMap<String, Tensor> {
+    let mut state = machine.state();
+    let codes = codes(training, &state);
+    state.retain(|name, _| !names::is_moment(name));
+    for weight in ["first.weight", "second.weight"] {
+        for name in [names::code(weight), names::scale(weight), names::zero(weight)] {
+            state.insert(name.clone(), codes[&name].clone());
+        }
+    }
+    state
+}
+
+/// The sum of losses of the batch at a width.
+fn evaluate(training: &Training, state: &BTreeMap<String, Tensor>, bits: &str) -> f32 {
+    let at = width(bits.parse().unwrap());
+    let mut machine = Machine::new(training.evaluation_graph(&[Some(at)]).unwrap(), state);
+    machine.batch();
+    machine.program.run().unwrap();
+    machine.result(&format!("sum@{bits}"))
+}
+
 #[test]
 fn planes_in_turn_stay_in_their_buckets() {
     let first = Training::new(plain(), options("2"), &BTreeMap::new()).unwrap();
     let (machine, _) = train(&first, 60, 0.02);
-    let mut earlier = machine.state();
+    let earlier = handed_on(&first, &machine);
     let before = codes(&first, &earlier);
-    earlier.retain(|name, _| !names::is_moment(name));
-    for weight in ["first.weight", "second.weight"] {
-        for name in [names::code(weight), names::scale(weight), names::zero(weight)] {
-            earlier.insert(name.clone(), before[&name].clone());
-        }
-    }
     let mut second = options("8,4");
     second.trainable.latent = Latent::Codes { prefix: width(2), rate: 50.0 };
     second.trainable.floats = false;
@@ -351,13 +367,31 @@ fn planes_in_turn_stay_in_their_buckets() {
     }
     assert!(moved > 20, "only {moved} codes moved");
     // What the first stage ended with is what 2 bits still are.
-    let evaluate = |training: &Training, state: &BTreeMap<String, Tensor>| {
-        let mut machine = Machine::new(training.evaluation_graph(&[Some(width(2))]).unwrap(), state);
-        machine.batch();
-        machine.program.run().unwrap();
-        machine.result("sum@2")
-    };
-    assert_eq!(evaluate(&first, &earlier), evaluate(&second, &state));
+    assert_eq!(evaluate(&first, &earlier, "2"), evaluate(&second, &state, "2"));
+}
+
+#[test]
+fn every_stage_keeps_what_those_before_it_trained() {
+    let mut trained: Vec<(&str, f32)> = vec![];
+    let mut earlier = BTreeMap::new();
+    for bits in ["2", "4", "8"] {
+        let mut stage = options(bits);
+        if let Some((narrower, _)) = trained.last() {
+            let prefix = narrower.parse().unwrap();
+            stage.trainable.latent = Latent::Codes { prefix: width(prefix), rate: 50.0 };
+            stage.trainable.floats = false;
+            stage.frozen_maps = trained.iter().map(|(w, _)| width(w.parse().unwrap())).collect();
+        }
+        let training = Training::new(plain(), stage, &earlier).unwrap();
+        let (machine, losses) = train(&training, 60, 0.02);
+        assert!(losses[59] < losses[0], "{bits} bits: {} became {}", losses[0], losses[59]);
+        let state = machine.state();
+        for (width, loss) in &trained {
+            assert_eq!(evaluate(&training, &state, width), *loss, "{width} bits after those of {bits}");
+        }
+        trained.push((bits, evaluate(&training, &state, bits)));
+        earlier = handed_on(&training, &machine);
+    }
 }
 
 #[test]
