@@ -33,6 +33,23 @@ fn kernels() -> Vec<Emitted> {
             described.push(kernel(4, MODES[(i + j + 1) % 3], groups[(i + j + 3) % 6], element, tokens));
         }
     }
+    // Where registers are short: these set the limits of blocks that share a multiprocessor.
+    let (midpoint, round) = (SliceMode::Midpoint, SliceMode::Round);
+    let limits = [
+        (Element::Bf16, Tokens::Eight, vec![(6, midpoint, 64), (5, round, 64), (2, midpoint, 32)]),
+        (Element::Bf16, Tokens::Eight, vec![(1, round, 32), (7, round, 0), (7, round, 128)]),
+        (Element::F32, Tokens::Eight, vec![(6, midpoint, 128), (5, round, 128), (3, midpoint, 64)]),
+        (
+            Element::F32,
+            Tokens::Eight,
+            vec![(2, round, 64), (7, midpoint, 256), (6, round, 256), (7, round, 0)],
+        ),
+        (Element::F32, Tokens::Sixteen, vec![(4, midpoint, 0), (3, round, 0), (1, midpoint, 256)]),
+    ];
+    for (element, tokens, limits) in limits {
+        described
+            .extend(limits.into_iter().map(|(bits, mode, group)| kernel(bits, mode, group, element, tokens)));
+    }
     let activations =
         [Activation::Identity, Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu];
     for (i, activation) in activations.into_iter().enumerate() {

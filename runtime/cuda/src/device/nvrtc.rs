@@ -1,5 +1,6 @@
 //! NVIDIA's run-time compiler, loaded when it is first needed.
 
+use std::error::Error;
 use std::ffi::{CString, c_char, c_int};
 use std::path::{Path, PathBuf};
 use std::ptr;
@@ -53,7 +54,7 @@ impl Compiler {
     /// It is not there or lacks a function, or it is of another CUDA.
     pub fn load(path: &Path) -> Result<Compiler, DeviceError> {
         let missing = |error: libloading::Error| DeviceError::NoCompiler {
-            tried: format!("{}: {}", path.display(), first_line(&error.to_string())),
+            tried: format!("{}: {}", path.display(), reason(&error)),
         };
         // SAFETY: NVRTC's initialisers have no conditions.
         let library = unsafe { Library::new(path) }.map_err(missing)?;
@@ -150,7 +151,7 @@ impl Compiler {
     ) -> Result<libloading::Symbol<'_, F>, DeviceError> {
         // SAFETY: the caller's.
         unsafe { self.library.get(name) }
-            .map_err(|error| DeviceError::Compiler { what, code: first_line(&error.to_string()) })
+            .map_err(|error| DeviceError::Compiler { what, code: reason(&error) })
     }
 }
 
@@ -235,6 +236,8 @@ fn succeed(what: &'static str, code: nvrtcResult) -> Result<(), DeviceError> {
     }
 }
 
-fn first_line(text: &str) -> String {
+/// The first line of what the loader says.
+fn reason(error: &libloading::Error) -> String {
+    let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
     text.lines().next().unwrap_or_default().to_owned()
 }

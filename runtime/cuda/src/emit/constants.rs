@@ -46,7 +46,7 @@ pub fn decode(kernel: &Kernel) -> String {
          constexpr int BLOCKS = {};\n\
          constexpr bool SCALES_AHEAD = {}; // scales are loaded with their planes, not when they are used\n",
         fast(kernel),
-        decode_blocks(demand),
+        decode_blocks(demand + decode_overhead(kernel, token_tiles)),
         demand <= MOST_AHEAD
     )
 }
@@ -62,6 +62,21 @@ fn decode_demand(kernel: &Kernel, token_tiles: usize) -> usize {
         Grouping::Group(size) => 4 * (256 / size.max(1) as usize).max(1) + 4 * token_tiles + 8,
     };
     two_tiles_of_planes + groups + 12 * token_tiles + 8
+}
+
+/// Registers that the compiler was seen to need besides: indices of many scales, addresses of many columns, powers of two.
+fn decode_overhead(kernel: &Kernel, token_tiles: usize) -> usize {
+    let scales = match kernel.grouping {
+        Grouping::Group(32) => 24,
+        Grouping::Group(64) => 8 * token_tiles,
+        Grouping::Group(_) | Grouping::PerChannel => 0,
+    };
+    let columns = if token_tiles > 2 { 16 } else { 0 };
+    let powers = match (kernel.element, kernel.grouping) {
+        (Element::Bf16 | Element::F32, Grouping::Group(_)) => 8,
+        (Element::Bf16 | Element::F32, Grouping::PerChannel) | (Element::F16, _) => 0,
+    };
+    scales + columns + powers
 }
 
 /// Blocks that share a multiprocessor: as many as the registers let in. The limits are those at which the compiler neither
