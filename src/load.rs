@@ -9,6 +9,8 @@ use mqc_onnx::ops::NESTED_DOMAIN;
 use mqc_onnx::proto::{GraphProto, ModelProto};
 use mqc_onnx::{Model, file, import, inline};
 use mqc_passes::Pipeline;
+use mqc_passes::walk::for_each_graph;
+use mqc_runtime::nested_node::nested_parts;
 
 use crate::artifact::store::{self, Store};
 use crate::artifact::{Artifact, manifest};
@@ -62,13 +64,39 @@ pub fn artifact_model(artifact: &Artifact) -> Result<Model> {
     let path = artifact.graph_path();
     let mut loaded = file::read(&path)?;
     loaded.resolver.preset(store::FILE, artifact.store().file_bytes());
-    if artifact.store().planes_available() < artifact.store().planes_stored() {
+    let is_cut = artifact.store().planes_available() < artifact.store().planes_stored();
+    if is_cut {
         drop_planes(&mut loaded.model, artifact.store());
     }
     // mqc knows the nested operators; the bodies are for others and are made anew on export.
     loaded.model.functions.retain(|f| f.domain.as_deref() != Some(NESTED_DOMAIN));
-    import::from_proto(loaded.model, &loaded.resolver)
-        .with_context(|| format!("cannot load {}", path.display()))
+    let mut model = import::from_proto(loaded.model, &loaded.resolver)
+        .with_context(|| format!("cannot load {}", path.display()))?;
+    if is_cut {
+        narrow_widths(&mut model.graph)?;
+    }
+    Ok(model)
+}
+
+/// Nodes that have fewer planes than their width reads get the widest width that they have planes for.
+fn narrow_widths(graph: &mut Graph) -> Result<(), mqc_passes::Error> {
+    for_each_graph(graph, &mut |graph| {
+        for id in graph.order()? {
+            let Some((nested, first_plane)) = graph.node(id).and_then(|n| nested_parts(&n.op)) else {
+                continue;
+            };
+            let planes = graph.operands(id).len().saturating_sub(first_plane);
+            let (Some(widest), layer) = (nested.mode.widest(planes), nested.layer.clone()) else { continue };
+            let given = graph.operand(id, 1).and_then(|width| graph.constant(width)?.to_i64_vec());
+            if given.is_some_and(|given| given.iter().any(|width| *width > i64::from(widest.bits()))) {
+                let name = graph.fresh_name(&format!("{layer}.width"));
+                let width = graph.add_weight(name, Tensor::i64_scalar(i64::from(widest.bits())));
+                graph.set_operand(id, 1, width);
+            }
+        }
+        graph.erase_dead();
+        Ok(())
+    })
 }
 
 /// Takes planes that a cut store lacks out of the graph.
