@@ -26,7 +26,7 @@ fn rotary(view: View, root: Id) -> Option<Expr> {
     let found = recognize::rotary(view, root)?;
     let [batch, heads, positions, size] = view.shape(root)? else { return None };
     let is_f32 = [found.x, found.cos, found.sin].iter().all(|id| view.dtype(*id) == Some(DType::F32));
-    if !is_f32 || !view.same_shape(found.x, root) || !size.size().is_some_and(|size| size % 2 == 0) {
+    if !is_f32 || !view.same_shape(found.x, root) || size.size().is_none_or(|size| size % 2 != 0) {
         return None;
     }
     // One angle for every position, or one for every position of every sequence.
