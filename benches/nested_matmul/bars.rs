@@ -34,9 +34,9 @@ impl Bar {
 
 /// The bars of a row; `all` are the rows of its case and number of tokens.
 pub fn of(row: &Row, all: &[Row]) -> Vec<Bar> {
-    let floor = floor(row).zip(row.floor).map(|(at_most, floor)| Bar {
+    let floor = floor(row).zip(row.floor.as_ref()).map(|(at_most, floor)| Bar {
         by: By::Floor,
-        ratio: row.micros.median / floor,
+        ratio: floor.ratio,
         at_most,
     });
     let peers = row.rivals.iter().filter_map(|rival| {

@@ -159,7 +159,7 @@ fn main() -> Result<()> {
         for &place in &options.weights {
             for limits in &limits {
                 let case = Case { shape, weights: place, threads: limits.threads };
-                let rows = measure::run(case, limits, &options, &isas, &mut weights, &mut peers)?;
+                let rows = measure::run(case, &options, &isas, &mut weights, &mut peers)?;
                 table::print(case, limits, &rows);
                 all.extend(rows);
             }

@@ -5,8 +5,9 @@ use std::cmp::Reverse;
 use anyhow::{Context, Result};
 use mqc_ir::Activations;
 use mqc_kernels::cpu::{Isa, Threads};
-use mqc_kernels::roofline::Limits;
+use mqc_kernels::roofline::Reader;
 
+use crate::clock::Stopwatch;
 use crate::ours::{Ours, Weights};
 use crate::peer::{Format, Peer};
 use crate::row::{OurSamples, PeerSamples, Row, rows};
@@ -26,10 +27,9 @@ enum Lane<'a> {
     Tract,
 }
 
-/// Measures a case: a row for each of our products. `limits` are those of its threads.
+/// Measures a case: a row for each of our products.
 pub fn run(
     case: Case,
-    limits: &Limits,
     options: &Options,
     isas: &[Isa],
     weights: &mut Weights,
@@ -48,6 +48,7 @@ pub fn run(
     let formats = load(case, options, bytes, peers)?;
     let threads = Threads::new(case.threads);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(case.threads).build()?;
+    let mut floor = Floor::new(case.threads)?;
     let mut all = vec![];
     for &tokens in &options.m {
         if case.weights == Place::Cache && tokens > DECODE {
@@ -67,11 +68,19 @@ pub fn run(
         }
         // Those that are compared follow each other.
         lanes.sort_by_key(|(bits, _)| Reverse(*bits));
+        let streamed = case.weights == Place::Memory && tokens <= DECODE;
         let mut samples = vec![vec![]; lanes.len()];
+        let mut floors = vec![vec![]; lanes.len()];
         for round in 0..=options.rounds {
-            for ((_, lane), samples) in lanes.iter_mut().zip(&mut samples) {
+            for (((_, lane), samples), floors) in lanes.iter_mut().zip(&mut samples).zip(&mut floors) {
                 let micros = match lane {
-                    Lane::Ours(ours) => pool.install(|| ours.turn())?,
+                    Lane::Ours(ours) => {
+                        if streamed {
+                            let micros = floor.turn(ours.bytes)?;
+                            floors.extend((round > 0).then_some(micros));
+                        }
+                        pool.install(|| ours.turn())?
+                    }
                     Lane::Peer(p, f) => peers[*p].turn(*f, tokens)?,
                     Lane::Tract => tract.as_mut().context("tract is loaded")?.turn(tokens)?,
                 };
@@ -81,13 +90,11 @@ pub fn run(
             }
         }
         let (mut ours, mut theirs) = (vec![], vec![]);
-        for ((_, lane), micros) in lanes.into_iter().zip(samples) {
+        for (((_, lane), micros), floors) in lanes.into_iter().zip(samples).zip(floors) {
             match lane {
                 Lane::Ours(o) => {
-                    let streamed = case.weights == Place::Memory && tokens <= DECODE;
-                    let floor = streamed.then_some(o.bytes as f64 / limits.read_bytes * 1e6);
                     let (bits, activations, isa) = (o.width, o.activations, o.isa.to_string());
-                    ours.push(OurSamples { bits, activations, isa, floor, micros });
+                    ours.push(OurSamples { bits, activations, isa, floors, micros });
                 }
                 Lane::Peer(p, f) => {
                     theirs.push(PeerSamples { format: peers[p].formats()[f].clone(), micros });
@@ -101,6 +108,29 @@ pub fn run(
     }
     peers.iter_mut().try_for_each(Peer::unload)?;
     Ok(all)
+}
+
+/// What reading takes at the least: a buffer that is read before each of our turns.
+struct Floor {
+    reader: Reader,
+    stopwatch: Stopwatch,
+}
+
+impl Floor {
+    fn new(threads: usize) -> Result<Floor> {
+        let reader = Reader::new(threads).context("no memory to measure the bandwidth with")?;
+        Ok(Floor { reader, stopwatch: Stopwatch::new(threads) })
+    }
+
+    /// Microseconds for so many bytes.
+    fn turn(&mut self, bytes: usize) -> Result<f64> {
+        let reader = &self.reader;
+        let micros = self.stopwatch.turn(|| {
+            reader.read();
+            Ok(())
+        })?;
+        Ok(micros * bytes as f64 / reader.bytes() as f64)
+    }
 }
 
 /// Loads every format that one of ours is compared with.

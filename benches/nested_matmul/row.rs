@@ -20,10 +20,19 @@ pub struct Row {
     pub isa: String,
     /// Microseconds.
     pub micros: Spread,
-    /// Microseconds in which the bandwidth lets the planes and maps be read, if they are not in cache.
-    pub floor: Option<f64>,
+    /// If planes and maps are not in cache.
+    pub floor: Option<Floor>,
     pub rivals: Vec<Rival>,
     pub bars: Vec<Bar>,
+}
+
+/// The time in which planes and maps can be read from memory.
+#[derive(Debug, Clone, Serialize)]
+pub struct Floor {
+    /// Microseconds.
+    pub micros: Spread,
+    /// Our time by it, the median of the rounds.
+    pub ratio: f64,
 }
 
 /// The fastest format of a kind that holds at least our bits.
@@ -43,7 +52,8 @@ pub struct OurSamples {
     pub bits: Width,
     pub activations: Activations,
     pub isa: String,
-    pub floor: Option<f64>,
+    /// What reading took just before, if it counts.
+    pub floors: Vec<f64>,
     pub micros: Vec<f64>,
 }
 
@@ -62,7 +72,7 @@ pub fn rows(case: Case, tokens: usize, ours: Vec<OurSamples>, peers: &[PeerSampl
             bits: ours.bits,
             activations: ours.activations,
             micros: Spread::of(&ours.micros)?,
-            floor: ours.floor,
+            floor: floor(&ours),
             rivals: rivals(&ours, peers),
             bars: vec![],
             isa: ours.isa,
@@ -73,6 +83,11 @@ pub fn rows(case: Case, tokens: usize, ours: Vec<OurSamples>, peers: &[PeerSampl
         rows[i].bars = bars::of(&rows[i], &rows);
     }
     rows
+}
+
+fn floor(ours: &OurSamples) -> Option<Floor> {
+    let ratios: Vec<f64> = ours.micros.iter().zip(&ours.floors).map(|(ours, floor)| ours / floor).collect();
+    Some(Floor { micros: Spread::of(&ours.floors)?, ratio: Spread::of(&ratios)?.median })
 }
 
 fn rivals(ours: &OurSamples, peers: &[PeerSamples]) -> Vec<Rival> {

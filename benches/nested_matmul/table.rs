@@ -41,7 +41,7 @@ pub fn print(case: Case, limits: &Limits, rows: &[Row]) {
 fn cells(row: &Row, kinds: &[Kind]) -> Vec<String> {
     let micros = |s: &mqc::bench::Spread| format!("{:.0} ({:.0}-{:.0})", s.median, s.min, s.max);
     let bar = |by: By| row.bars.iter().find(|bar| bar.by == by);
-    let floor = row.floor.map(|floor| ratio(row.micros.median / floor, bar(By::Floor)));
+    let floor = row.floor.as_ref().map(|floor| ratio(floor.ratio, bar(By::Floor)));
     let wider = bar(By::Wider).map(|bar| ratio(bar.ratio, Some(bar)));
     let mut cells = vec![
         row.tokens.to_string(),
