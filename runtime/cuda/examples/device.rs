@@ -88,7 +88,7 @@ impl Machine {
                 for group in [0, 24, 32, 64, 128, 256, 768] {
                     for tokens in [Tokens::Four, Tokens::Eight, Tokens::Sixteen, Tokens::Many] {
                         let i = described.len();
-                        let part = |bit: usize| i / 3 >> bit & 1 == 1;
+                        let part = |bit: usize| ((i / 3) >> bit) & 1 == 1;
                         let activation = activations[i % 5];
                         let epilogue =
                             Epilogue { bias: part(0), activation, gate: part(1), residual: part(2) };
