@@ -25,13 +25,8 @@ pub(super) unsafe fn unpack<const P: usize, const ROUND: bool>(level: &Level, qu
         for row in 0..QUAD {
             let bytes: [__m512i; P] = std::array::from_fn(|p| {
                 let at = 64 * QUAD * block + row * 4 * cells;
-                let next = planes[p].as_ptr().wrapping_add(level.cells.quad_bytes() + at);
-                // SAFETY: each plane holds a whole quad; the mask leaves out what is beyond a part block. What the next quad
-                // has there comes while this one is multiplied: that is a hint for any address.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
-                    _mm512_maskz_loadu_epi32(valid, planes[p].as_ptr().add(at).cast())
-                }
+                // SAFETY: each plane holds a whole quad; the mask leaves out what is beyond a part block.
+                unsafe { _mm512_maskz_loadu_epi32(valid, planes[p].as_ptr().add(at).cast()) }
             });
             let out = panel[row * stride + block * BLOCK_CODES..][..BLOCK_CODES].as_mut_ptr();
             for (o, codes) in codes::<P, ROUND, true>(bytes, top).into_iter().enumerate() {
