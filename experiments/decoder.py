@@ -19,6 +19,7 @@ import sys
 
 PAPER = "--schedule joint --ends minmax --affine shared"
 JOINT = "--schedule joint"
+TWO_STAGES = "--stages 2;8,4"
 # Name -> (options, steps of each stage as shares of the budget of one width).
 CONFIGURATIONS = {
     "float, trained on": ("--method float", [1]),
@@ -33,16 +34,16 @@ CONFIGURATIONS = {
     "joint, codistilled 8:4,8:2": (f"{JOINT} --codistill 8:4,8:2", [1]),
     "joint, lambda .1,.1,1": (f"{JOINT} --lambda 0.1,0.1,1", [1]),
     "joint, shared map": (f"{JOINT} --affine shared", [1]),
-    "in turn 2;8,4": ("", [1, 1]),
-    "in turn 2;8,4, thawed": ("--thaw", [1, 1]),
-    "in turn 2;8,4, shared map": ("--affine shared", [1, 1]),
-    "in turn 2;4;8": ("--stages 2;4;8", [1, 1, 1]),
-    "in turn 2;8,4, codistilled 8:4": ("--codistill 8:4", [1, 1]),
-    "in turn 2;8,4, codes at a third": ("--code-rate 333", [1, 1]),
-    "in turn 2;8,4, codes at three times": ("--code-rate 3000", [1, 1]),
-    "in turn 2;8,4, int2 longer": ("", [1.6, 0.7]),
-    "in turn 2;8,4, half the budget": ("", [0.5, 0.5]),
-    "in turn 2;8,4, distilled": ("--loss distill", [1, 1]),
+    "in turn 2;8,4": (TWO_STAGES, [1, 1]),
+    "in turn 2;8,4, thawed": (f"{TWO_STAGES} --thaw", [1, 1]),
+    "in turn 2;8,4, shared map": (f"{TWO_STAGES} --affine shared", [1, 1]),
+    "in turn 2;4;8": ("", [1, 1, 1]),
+    "in turn 2;8,4, codistilled 8:4": (f"{TWO_STAGES} --codistill 8:4", [1, 1]),
+    "in turn 2;8,4, codes at a third": (f"{TWO_STAGES} --code-rate 333", [1, 1]),
+    "in turn 2;8,4, codes at three times": (f"{TWO_STAGES} --code-rate 3000", [1, 1]),
+    "in turn 2;8,4, int2 longer": (TWO_STAGES, [1.6, 0.7]),
+    "in turn 2;8,4, half the budget": (TWO_STAGES, [0.5, 0.5]),
+    "in turn 2;8,4, distilled": (f"{TWO_STAGES} --loss distill", [1, 1]),
 }
 
 

@@ -73,7 +73,9 @@ fn loss_of(folder: &Path, artifact: &str, bits: &str) -> f64 {
 fn in_turn_and_joint_artifacts_run_as_they_were_trained() {
     let folder = folder();
     let path = folder.path();
-    for (schedule, last) in [("in-turn", "i.run/stage-2"), ("joint", "j.run")] {
+    for (schedule, first, last) in
+        [("in-turn", "i.run/stage-1", "i.run/stage-3"), ("joint", "j.run", "j.run")]
+    {
         let artifact = format!("{}.mqc", &schedule[..1]);
         succeed(
             path,
@@ -96,7 +98,7 @@ fn in_turn_and_joint_artifacts_run_as_they_were_trained() {
                 "{schedule}, int{bits}: {found}, trained {trained}"
             );
         }
-        let start = metrics(&last, "validation")[0]["widths"]["int4"]["loss"].as_f64().unwrap();
+        let start = metrics(&path.join(first), "validation")[0]["widths"]["int4"]["loss"].as_f64().unwrap();
         assert!(loss_of(path, &artifact, "4") < 0.8 * start);
     }
 }
@@ -206,6 +208,7 @@ fn mistakes_are_named() {
     expect("--loss ce --data gone.npz", 2, "gone.npz");
     expect("--loss ce", 2, "nothing to train on");
     expect("--data d.npz --stages 8;2", 2, "after 8 bits are frozen");
+    expect("--data d.npz --codistill 8:2", 2, "needs a stage that trains both");
     expect("--data d.npz --loss-output logitz", 1, "logitz");
     expect("--data d.npz --lambda 1", 2, "--lambda");
     expect("--data d.npz --batch 16 --accumulate 3", 2, "--accumulate");

@@ -102,10 +102,10 @@ struct What {
     /// The widths that are trained [default: those of --bits]; others are evaluated only.
     #[arg(long)]
     train_bits: Option<Widths>,
-    /// joint, or in-turn: the narrowest width first, then the finer planes inside its frozen buckets.
+    /// joint, or in-turn: the narrowest width first, then each wider one inside the frozen buckets of the one before.
     #[arg(long, default_value = "in-turn")]
     schedule: Schedule,
-    /// The stages of in-turn, as `2;4;8` or `2;8,4`.
+    /// The stages of in-turn, as `2;8,4` [default: each width on its own].
     #[arg(long)]
     stages: Option<String>,
     /// Let float parameters (norms, biases, tables) move in later stages too.
@@ -563,6 +563,14 @@ impl Args {
             bail!(UsageError("--stages has a width that is not trained".to_owned()));
         }
         stages::check(&stages)?;
+        for pair in &self.what.codistill {
+            if !stages.iter().any(|stage| stage.contains(&pair.teacher) && stage.contains(&pair.student)) {
+                let (wide, narrow) = (pair.teacher, pair.student);
+                bail!(UsageError(format!(
+                    "--codistill {wide}:{narrow} needs a stage that trains both; --schedule joint has one, or --stages"
+                )));
+            }
+        }
         Ok(stages)
     }
 

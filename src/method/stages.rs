@@ -1,5 +1,5 @@
-//! The stages of a training: all widths jointly, or planes in turn (the narrowest width first, then the finer planes
-//! inside its frozen buckets).
+//! The stages of a training: all widths jointly, or planes in turn (the narrowest width first, then each wider one inside
+//! the frozen buckets of the one before).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::usage::UsageError;
 pub enum Schedule {
     /// All at once, as the paper does.
     Joint,
-    /// Planes in turn: a stage for the narrowest width, one for all others.
+    /// Planes in turn: a stage for each width, from narrow to wide.
     #[default]
     InTurn,
 }
@@ -37,13 +37,11 @@ impl std::str::FromStr for Schedule {
 }
 
 impl Schedule {
-    /// The widths of each stage.
+    /// The widths of each stage; `widths` are in order, wide first.
     pub fn stages(self, widths: &[Width]) -> Vec<Vec<Width>> {
-        match (self, widths.split_last()) {
-            (Schedule::InTurn, Some((narrowest, rest))) if !rest.is_empty() => {
-                vec![vec![*narrowest], rest.to_vec()]
-            }
-            (Schedule::InTurn | Schedule::Joint, _) => vec![widths.to_vec()],
+        match self {
+            Schedule::InTurn if !widths.is_empty() => widths.iter().rev().map(|w| vec![*w]).collect(),
+            Schedule::InTurn | Schedule::Joint => vec![widths.to_vec()],
         }
     }
 }
