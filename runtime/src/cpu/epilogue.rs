@@ -9,6 +9,7 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
 use super::Engine;
+use super::same_shape::{floats, same_shape_op};
 
 /// Elements below which threads cost more than they save, and about as many a task has.
 const TASK: usize = 1 << 15;
@@ -122,12 +123,17 @@ impl PartialEq for EpilogueOp {
 impl Eq for EpilogueOp {}
 
 impl EpilogueOp {
+    fn kind(&self) -> &'static str {
+        "Epilogue"
+    }
+
+    fn inputs(&self) -> usize {
+        1 + self.parts.inputs()
+    }
+
     fn evaluate(&self, inputs: &[TValue]) -> TractResult<Tensor> {
         let shape = inputs[0].shape();
-        let floats = inputs
-            .iter()
-            .map(|t| t.try_as_plain_ram()?.as_slice::<f32>())
-            .collect::<TractResult<Vec<_>>>()?;
+        let floats = floats(inputs)?;
         let mut y = floats[0].to_vec();
         let epilogue = self.parts.epilogue(&floats[1..]);
         let Epilogue { bias, gate, residual, .. } = epilogue;
@@ -144,55 +150,4 @@ impl EpilogueOp {
     }
 }
 
-impl Op for EpilogueOp {
-    fn name(&self) -> StaticName {
-        "Epilogue".into()
-    }
-
-    op_as_typed_op!();
-}
-
-impl EvalOp for EpilogueOp {
-    not_out_of_plan!();
-
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        Ok(tvec!(self.evaluate(&inputs)?.into_tvalue()))
-    }
-}
-
-impl TypedOp for EpilogueOp {
-    as_op!();
-
-    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        let expected = 1 + self.parts.inputs();
-        ensure!(inputs.len() == expected, "{} inputs, expected {expected}", inputs.len());
-        Ok(tvec!(f32::fact(inputs[0].shape.to_tvec())))
-    }
-}
-
-impl Expansion for EpilogueOp {
-    fn name(&self) -> StaticName {
-        Op::name(self)
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        s: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        check_input_arity(inputs, 1 + self.parts.inputs())?;
-        check_output_arity(outputs, 1)?;
-        inputs.iter().try_for_each(|input| s.equals(&input.datum_type, f32::datum_type()))?;
-        s.equals(&outputs[0].datum_type, f32::datum_type())?;
-        s.equals(&outputs[0].shape, &inputs[0].shape)
-    }
-
-    fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
-        model.wire_node(prefix, self.clone(), inputs)
-    }
-
-    fn runs_out_of_plan(&self) -> bool {
-        false
-    }
-}
+same_shape_op!(EpilogueOp);

@@ -47,6 +47,7 @@ mod prepare;
 mod profile;
 mod resident;
 mod rotary;
+mod same_shape;
 mod self_attention;
 mod tensor;
 mod typed_branch;

@@ -10,6 +10,7 @@ use tract_onnx::tract_hir::internal::*;
 
 use super::Engine;
 use super::kv_cache::LANES;
+use super::same_shape::{floats, same_shape_op};
 
 /// Elements below which threads cost more than they save, and about as many a task has.
 const TASK: usize = 1 << 15;
@@ -41,15 +42,16 @@ impl Norm {
         Ok(Norm { engine: engine.clone(), centred, epsilon: epsilon.to_bits(), has_bias })
     }
 
+    fn kind(&self) -> &'static str {
+        if self.centred { "LayerNorm" } else { "RmsNorm" }
+    }
+
     fn inputs(&self) -> usize {
         2 + usize::from(self.has_bias)
     }
 
     fn evaluate(&self, inputs: &[TValue]) -> TractResult<Tensor> {
-        let floats = inputs
-            .iter()
-            .map(|t| t.try_as_plain_ram()?.as_slice::<f32>())
-            .collect::<TractResult<Vec<_>>>()?;
+        let floats = floats(inputs)?;
         let (x, scale, bias) = (floats[0], floats[1], floats.get(2).copied());
         let size = inputs[0].shape().last().copied().unwrap_or(1);
         ensure!(
@@ -117,54 +119,4 @@ fn sum(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     sums.iter().sum::<f32>() + rest.iter().map(|value| term(*value)).sum::<f32>()
 }
 
-impl Op for Norm {
-    fn name(&self) -> StaticName {
-        if self.centred { "LayerNorm".into() } else { "RmsNorm".into() }
-    }
-
-    op_as_typed_op!();
-}
-
-impl EvalOp for Norm {
-    not_out_of_plan!();
-
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        Ok(tvec!(self.evaluate(&inputs)?.into_tvalue()))
-    }
-}
-
-impl TypedOp for Norm {
-    as_op!();
-
-    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        ensure!(inputs.len() == self.inputs(), "{} inputs, expected {}", inputs.len(), self.inputs());
-        Ok(tvec!(f32::fact(inputs[0].shape.to_tvec())))
-    }
-}
-
-impl Expansion for Norm {
-    fn name(&self) -> StaticName {
-        Op::name(self)
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        s: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        check_input_arity(inputs, self.inputs())?;
-        check_output_arity(outputs, 1)?;
-        inputs.iter().try_for_each(|input| s.equals(&input.datum_type, f32::datum_type()))?;
-        s.equals(&outputs[0].datum_type, f32::datum_type())?;
-        s.equals(&outputs[0].shape, &inputs[0].shape)
-    }
-
-    fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
-        model.wire_node(prefix, self.clone(), inputs)
-    }
-
-    fn runs_out_of_plan(&self) -> bool {
-        false
-    }
-}
+same_shape_op!(Norm);

@@ -5,12 +5,22 @@
 
 use tract_onnx::tract_hir::internal::*;
 
+use super::same_shape::{floats, same_shape_op};
+
 /// One node of kind `Rotary`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rotary;
 
 impl Rotary {
-    fn evaluate(inputs: &[TValue]) -> TractResult<Tensor> {
+    fn kind(&self) -> &'static str {
+        "Rotary"
+    }
+
+    fn inputs(&self) -> usize {
+        3
+    }
+
+    fn evaluate(&self, inputs: &[TValue]) -> TractResult<Tensor> {
         let &[batch, positions, heads, size] = inputs[0].shape() else {
             bail!("x has rank {}, expected 4", inputs[0].rank());
         };
@@ -18,10 +28,7 @@ impl Rotary {
             heads > 0 && size > 0 && size % 2 == 0,
             "{heads} heads of {size} elements, expected at least one of an even number"
         );
-        let floats = inputs
-            .iter()
-            .map(|t| t.try_as_plain_ram()?.as_slice::<f32>())
-            .collect::<TractResult<Vec<_>>>()?;
+        let floats = floats(inputs)?;
         let (x, all) = (floats[0], positions * size);
         for angles in &floats[1..] {
             ensure!(
@@ -48,54 +55,4 @@ impl Rotary {
     }
 }
 
-impl Op for Rotary {
-    fn name(&self) -> StaticName {
-        "Rotary".into()
-    }
-
-    op_as_typed_op!();
-}
-
-impl EvalOp for Rotary {
-    not_out_of_plan!();
-
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        Ok(tvec!(Rotary::evaluate(&inputs)?.into_tvalue()))
-    }
-}
-
-impl TypedOp for Rotary {
-    as_op!();
-
-    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        ensure!(inputs.len() == 3, "{} inputs, expected 3", inputs.len());
-        Ok(tvec!(f32::fact(inputs[0].shape.to_tvec())))
-    }
-}
-
-impl Expansion for Rotary {
-    fn name(&self) -> StaticName {
-        Op::name(self)
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        s: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        check_input_arity(inputs, 3)?;
-        check_output_arity(outputs, 1)?;
-        inputs.iter().try_for_each(|input| s.equals(&input.datum_type, f32::datum_type()))?;
-        s.equals(&outputs[0].datum_type, f32::datum_type())?;
-        s.equals(&outputs[0].shape, &inputs[0].shape)
-    }
-
-    fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
-        model.wire_node(prefix, self.clone(), inputs)
-    }
-
-    fn runs_out_of_plan(&self) -> bool {
-        false
-    }
-}
+same_shape_op!(Rotary);

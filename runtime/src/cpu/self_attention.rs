@@ -9,6 +9,7 @@ use super::Engine;
 use super::attention::{Mask, Order, Queries};
 use super::cached_attention::four;
 use super::kv_cache::{CacheShape, KvCache};
+use super::same_shape::floats;
 
 /// One node of kind `Attention`.
 #[derive(Debug, Clone)]
@@ -65,10 +66,7 @@ impl SelfAttention {
             few > 0 && heads % few == 0 && key_size > 0 && value_size > 0,
             "{heads} heads of queries and {few} of keys, expected a multiple; sizes {key_size} and {value_size}"
         );
-        let floats = inputs
-            .iter()
-            .map(|t| t.try_as_plain_ram()?.as_slice::<f32>())
-            .collect::<TractResult<Vec<_>>>()?;
+        let floats = floats(inputs)?;
         let mask_shape = inputs.get(3).map(|mask| four(mask.shape())).transpose()?;
         if let Some([sequences, ..]) = mask_shape {
             ensure!(
