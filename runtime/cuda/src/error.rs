@@ -27,6 +27,12 @@ pub enum CudaError {
         /// What was asked for.
         plane: usize,
     },
+    /// A kernel that a module does not have.
+    #[error("there is no kernel {number} in the module")]
+    NoKernel {
+        /// What was asked for.
+        number: usize,
+    },
     /// Nothing to launch.
     #[error(
         "a product of {tokens} tokens with a weight of [{rows}, {cols}] has no outputs or nothing to add up"

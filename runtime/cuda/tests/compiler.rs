@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use mqc_cuda::device::{Cache, Compiler, DeviceError};
 use mqc_cuda::{Element, Tokens, emit};
+use mqc_cuda_standin::build;
 use mqc_ir::quant::SliceMode;
 use support::kernels::kernel;
-use support::shim::build;
 
 /// Files of a folder with an ending.
 fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {

@@ -56,6 +56,15 @@ fn op_name(op: &Op) -> String {
     }
 }
 
+/// What a node does that names a nested weight.
+#[cfg(feature = "cuda")]
+pub(crate) use crate::cuda::named as nested;
+/// Only programs of a device have nested weights.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn nested(_: &Op) -> Option<crate::lower::task::Nested> {
+    None
+}
+
 impl Net {
     pub fn new(graph: &Graph, setup: &Setup) -> Result<Net, Error> {
         if let Some(error) = mqc_ir::verify::verify(graph).into_iter().next() {
@@ -105,7 +114,7 @@ impl Net {
         ids: &mut BTreeMap<Value, Id>,
     ) -> Result<(), Error> {
         let Some(node) = graph.node(id) else { return Ok(()) };
-        if let Some(message) = plain::unknown(&node.op) {
+        if let Some(message) = plain::unknown(&node.op).filter(|_| nested(&node.op).is_none()) {
             return Err(fail(graph, id, message.to_owned()));
         }
         let args = graph.operands(id).iter().map(|v| v.and_then(|v| ids.get(&v).copied())).collect();

@@ -1,8 +1,10 @@
-//! The training engine: runs a static IR graph on the CPU.
+//! The training engine: runs a static IR graph on the CPU, or (feature `cuda`) on a CUDA device.
 //!
 //! Knows the IR; knows nothing of ONNX files, of passes and of training methods.
 
 mod array;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod engine;
 mod error;
 mod fuse;

@@ -20,6 +20,20 @@ pub struct Port {
     pub shape: Vec<usize>,
 }
 
+impl Port {
+    /// Whether a value is one for this port, the input of that number.
+    pub(crate) fn check<T: Real>(&self, input: usize, value: &Array<T>) -> Result<(), Error> {
+        let fail = |message| Err(Error::Input { index: input, name: self.name.clone(), message });
+        if value.shape() != self.shape {
+            return fail(format!("has shape {:?}, expected {:?}", value.shape(), self.shape));
+        }
+        if Some(value.data().kind()) != Kind::of(self.dtype) {
+            return fail(format!("has {:?} elements, expected {}", value.data().kind(), self.dtype));
+        }
+        Ok(())
+    }
+}
+
 /// How a program runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Setup {
@@ -94,13 +108,7 @@ impl<T: Real> Program<T> {
             let message = format!("there are {} inputs", self.inputs.len());
             return Err(Error::Input { index: input, name: String::new(), message });
         };
-        let fail = |message| Err(Error::Input { index: input, name: port.name.clone(), message });
-        if value.shape() != port.shape {
-            return fail(format!("has shape {:?}, expected {:?}", value.shape(), port.shape));
-        }
-        if Some(value.data().kind()) != Kind::of(port.dtype) {
-            return fail(format!("has {:?} elements, expected {}", value.data().kind(), port.dtype));
-        }
+        port.check(input, value)?;
         match &mut self.engine {
             Way::Fast(engine) => engine.set(input, value.data()),
             Way::Plain(engine) => engine.set(input, value.data()),

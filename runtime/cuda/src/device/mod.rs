@@ -9,6 +9,7 @@ mod cache;
 mod error;
 mod graph;
 mod memory;
+mod module;
 mod nvrtc;
 mod product;
 
@@ -20,6 +21,7 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZero
 pub use error::DeviceError;
 pub use graph::Graph;
 pub use memory::{OutOfMemory, Weight, Weights};
+pub use module::{ADDRESSES, Buffer, Module};
 pub use nvrtc::{CompileError, Compiler, Image};
 pub use product::{Operands, Program, Workspace};
 

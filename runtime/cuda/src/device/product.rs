@@ -42,6 +42,19 @@ pub struct Workspace {
     prepared: Option<CudaSlice<u8>>,
 }
 
+impl Workspace {
+    /// Elements of its parts. As long as they stay, launches that were recorded stay right.
+    pub fn lengths(&self) -> [usize; 3] {
+        let Workspace { partial, tickets, prepared } = self;
+        let words = |part: &Option<CudaSlice<u32>>| part.as_ref().map_or(0, CudaSlice::len);
+        [
+            partial.as_ref().map_or(0, CudaSlice::len),
+            words(tickets),
+            prepared.as_ref().map_or(0, CudaSlice::len),
+        ]
+    }
+}
+
 impl Program {
     /// Compiles a kernel, or takes it from the cache, and loads it.
     ///
@@ -151,8 +164,9 @@ impl Program {
         let bytes = kernel.element.bytes();
         let (of_x, of_y) = (tokens * source.cols() * bytes, tokens * source.rows() * bytes);
         let epilogue = &kernel.epilogue;
-        length("x", "bytes", of_x, operands.x.len())?;
-        length("y", "bytes", of_y, y.len())?;
+        // Buffers of activations may be greater than what is in them.
+        length("x", "bytes", of_x, operands.x.len().min(of_x))?;
+        length("y", "bytes", of_y, y.len().min(of_y))?;
         let part = |wanted, size| if wanted { size } else { 0 };
         length(
             "bias",
@@ -160,9 +174,9 @@ impl Program {
             part(epilogue.bias, source.rows()),
             operands.bias.map_or(0, CudaSlice::len),
         )?;
-        length("gate", "bytes", part(epilogue.gate, of_y), operands.gate.map_or(0, CudaSlice::len))?;
-        let residual = operands.residual.map_or(0, CudaSlice::len);
-        length("residual", "bytes", part(epilogue.residual, of_y), residual)
+        let found = |part: Option<&CudaSlice<u8>>| part.map_or(0, |part| part.len().min(of_y));
+        length("gate", "bytes", part(epilogue.gate, of_y), found(operands.gate))?;
+        length("residual", "bytes", part(epilogue.residual, of_y), found(operands.residual))
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use mqc_cuda::layout::{permute, permute_map};
 use mqc_cuda::{Arguments, Emitted, Launch, Plan};
+use mqc_cuda_standin::build;
 use mqc_kernels::nested;
 
 use super::case::{Case, Values};
@@ -135,18 +136,6 @@ impl Program {
         inputs.iter().for_each(|bytes| job.extend(bytes));
         job
     }
-}
-
-/// Compiles a C++ file that includes the shim.
-pub fn build(file: &Path, to: &Path, options: &[&str]) {
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
-    let common = ["-std=c++17", "-O1", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-sign-compare"];
-    let quiet =
-        ["-Wno-maybe-uninitialized", "-Wno-unused-function", "-Wno-unused-variable", "-Wno-uninitialized"];
-    let shim = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shim");
-    let mut command = Command::new(compiler);
-    command.args(common).args(quiet).args(options).arg("-I").arg(shim).arg(file).arg("-o").arg(to);
-    assert!(command.status().unwrap().success(), "{} does not compile", file.display());
 }
 
 fn floats(values: &[f32]) -> Vec<u8> {

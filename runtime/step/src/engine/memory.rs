@@ -9,9 +9,9 @@ use crate::lower::task::Source;
 use crate::view::Root;
 
 /// Number of a buffer.
-pub(super) type Buffer = usize;
+pub(crate) type Buffer = usize;
 
-pub(super) struct Memory {
+pub(crate) struct Memory {
     /// The buffer of each value; none for those that only live in registers.
     pub buffers: Vec<Option<Buffer>>,
     /// Kind and number of elements of each buffer.
@@ -24,7 +24,7 @@ struct Life {
     to: usize,
 }
 
-pub(super) fn plan<T>(lowered: &Lowered<T>, kernels: &mut [Kernel], carried: &[(usize, usize)]) -> Memory {
+pub(crate) fn plan<T>(lowered: &Lowered<T>, kernels: &mut [Kernel], carried: &[(usize, usize)]) -> Memory {
     let count = lowered.places.len();
     let mut lives: Vec<Option<Life>> = vec![None; count];
     let mut fixed = vec![false; count];
@@ -133,14 +133,14 @@ pub(super) fn plan<T>(lowered: &Lowered<T>, kernels: &mut [Kernel], carried: &[(
     Memory { buffers, sizes }
 }
 
-pub(super) fn reads(kernel: &Kernel) -> Vec<Root> {
+pub(crate) fn reads(kernel: &Kernel) -> Vec<Root> {
     match kernel {
         Kernel::Fused(fused) => fused.reads(),
         Kernel::Single(task) => task.reads(),
     }
 }
 
-pub(super) fn writes(kernel: &Kernel) -> Vec<Root> {
+pub(crate) fn writes(kernel: &Kernel) -> Vec<Root> {
     match kernel {
         Kernel::Fused(fused) => fused.writes(),
         Kernel::Single(task) => task.outputs.clone(),

@@ -4,7 +4,7 @@ mod apply;
 mod block;
 mod combine;
 mod load;
-mod memory;
+pub(crate) mod memory;
 mod pass;
 mod prefetch;
 mod registers;

@@ -52,6 +52,7 @@ impl<T: Real> Engine<T> {
                 replace(to, elements(&owned, view));
                 Ok(())
             }
+            (Work::Nested { .. }, _) => Err("only programs of a device have nested weights".to_owned()),
             (Work::Plain(args), written) => self.plain(task, args, written),
             (
                 Work::Map { .. }

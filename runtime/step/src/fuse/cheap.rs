@@ -132,6 +132,7 @@ fn reads_in_order(user: &Task, root: Root, len: usize) -> bool {
         | Work::AddRows { .. }
         | Work::Concat { .. }
         | Work::Copy(_)
+        | Work::Nested { .. }
         | Work::Plain(_) => true,
     };
     !window

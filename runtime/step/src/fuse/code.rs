@@ -95,6 +95,7 @@ impl<T> Generate<'_, T> {
             | Work::AddRows { .. }
             | Work::Concat { .. }
             | Work::Copy(_)
+            | Work::Nested { .. }
             | Work::Plain(_) => {}
         }
     }

@@ -120,6 +120,7 @@ pub(crate) fn separate<T>(lowered: &Lowered<T>) -> Vec<Kernel> {
         | Work::AddRows { .. }
         | Work::Concat { .. }
         | Work::Copy(_)
+        | Work::Nested { .. }
         | Work::Plain(_) => Kernel::Single(Box::new(task.clone())),
     };
     lowered.tasks.iter().enumerate().filter(|(index, _)| live[*index]).map(kernel).collect()
@@ -167,6 +168,7 @@ impl<T> Fuse<'_, T> {
             | Work::AddRows { .. }
             | Work::Concat { .. }
             | Work::Copy(_)
+            | Work::Nested { .. }
             | Work::Plain(_) => {
                 for root in &whole.reads {
                     if let Some(group) = self.pending.get(root).copied() {
@@ -369,6 +371,7 @@ fn views(task: &Task) -> Vec<&View> {
         | Work::AddRows { .. }
         | Work::Concat { .. }
         | Work::Copy(_)
+        | Work::Nested { .. }
         | Work::Plain(_) => vec![],
     }
 }
@@ -382,6 +385,7 @@ fn form(task: &Task) -> Option<Form> {
         | Work::AddRows { .. }
         | Work::Concat { .. }
         | Work::Copy(_)
+        | Work::Nested { .. }
         | Work::Plain(_) => None,
     }
 }
@@ -396,6 +400,7 @@ fn elements(task: &Task) -> usize {
         | Work::AddRows { .. }
         | Work::Concat { .. }
         | Work::Copy(_)
+        | Work::Nested { .. }
         | Work::Plain(_) => 0,
     }
 }

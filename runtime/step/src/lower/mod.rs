@@ -13,7 +13,7 @@ use mqc_ir::op::{Binary, PadMode, ScatterReduction, Unary, Variadic};
 use task::{Arg, Func, Place, Source, Task, Work};
 
 use crate::array::{Data, each_kind};
-use crate::graph::{Net, Step};
+use crate::graph::{Net, Step, nested};
 use crate::index::{Offsets, around, axis, count};
 use crate::plain::{self, Call, Spec};
 use crate::view::{Root, View};
@@ -254,6 +254,15 @@ impl<T: Real> Lower<'_, T> {
 
     fn lower(&mut self, step: &Step) -> Lowering {
         if self.shape_only(step)? {
+            return Ok(());
+        }
+        if let Some(kind) = nested(&step.op) {
+            let spec = self.spec(step, 0)?;
+            let data = self.view(step, 0)?;
+            let data = self.dense(data);
+            let result = self.root(Kind::Real, &spec.shape, Source::Computed);
+            self.push(Work::Nested { kind, data }, vec![result.root]);
+            self.set(step, 0, result);
             return Ok(());
         }
         let views: Vec<View> = (0..step.args.len()).filter_map(|slot| self.optional(step, slot)).collect();

@@ -96,6 +96,24 @@ pub(crate) struct Product {
     pub b: Factor,
 }
 
+/// What is done with a nested weight, by the name of its layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Nested {
+    /// x w^T.
+    MatMul { layer: String },
+    /// Rows of a table.
+    Gather { layer: String },
+}
+
+impl Nested {
+    /// The name of the weight.
+    pub fn layer(&self) -> &str {
+        match self {
+            Nested::MatMul { layer } | Nested::Gather { layer } => layer,
+        }
+    }
+}
+
 /// What computes values.
 #[derive(Clone, Debug)]
 pub(crate) enum Work {
@@ -132,6 +150,11 @@ pub(crate) enum Work {
     },
     /// Integers in another order.
     Copy(View),
+    /// With a nested weight, on a dense operand. Only programs of a device have it.
+    Nested {
+        kind: Nested,
+        data: View,
+    },
     /// Any other operation, on dense operands.
     Plain(Vec<Option<View>>),
 }
@@ -159,6 +182,7 @@ impl Task {
             }
             Work::Concat { parts, .. } => parts.iter().map(|(view, _)| view.root).collect(),
             Work::Copy(view) => vec![view.root],
+            Work::Nested { data, .. } => vec![data.root],
             Work::Plain(args) => args.iter().flatten().map(|view| view.root).collect(),
         }
     }

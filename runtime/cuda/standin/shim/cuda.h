@@ -6,7 +6,14 @@
 
 #define MQC_SHIM
 #define DEVICE static inline
-#define KERNEL(name, threads, blocks) static void name(const Arguments& a)
+// Besides the kernel what the stand-in for the driver calls: the size of its arguments, and a launch.
+#define KERNEL(name, threads, blocks)                                                                    \
+    static void name(const Arguments& a);                                                                \
+    extern "C" size_t bytes_##name() { return sizeof(Arguments); }                                       \
+    extern "C" void launch_##name(const void* a, unsigned x, unsigned y, unsigned many, unsigned shared) { \
+        launch({x, y, 1}, many, shared, false, [=] { name(*(const Arguments*)a); });                     \
+    }                                                                                                    \
+    static void name(const Arguments& a)
 #define DYNAMIC_SHARED(name) uint4* const name = (uint4*)block_.shared
 #define threadIdx (block_.current->index)
 #define blockIdx (block_.index)

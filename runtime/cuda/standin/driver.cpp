@@ -10,7 +10,10 @@
 
 typedef int Result;
 typedef uint64_t Address;
-typedef void (*Kernel)(const void*, unsigned, unsigned, unsigned, unsigned);
+struct Kernel {
+    void (*launch)(const void*, unsigned, unsigned, unsigned, unsigned);
+    size_t bytes; // of its arguments
+};
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500 };
 
 static int setting(const char* name, int otherwise) {
@@ -92,8 +95,12 @@ Result cuModuleLoadData(void** module, const void* image) {
 }
 Result cuModuleUnload(void*) { return OK; }
 Result cuModuleGetFunction(void** function, void* module, const char* name) {
-    *function = dlsym(module, (std::string("launch_") + name).c_str());
-    return *function ? OK : NOT_FOUND;
+    void* const launch = dlsym(module, (std::string("launch_") + name).c_str());
+    void* const bytes = dlsym(module, (std::string("bytes_") + name).c_str());
+    if (!launch || !bytes) return NOT_FOUND;
+    // As long as the process: modules are not unloaded.
+    *function = new Kernel{(decltype(Kernel::launch))launch, ((size_t(*)())bytes)()};
+    return OK;
 }
 Result cuFuncSetAttribute(void*, int attribute, int value) {
     return attribute == 8 && value <= 160 << 10 ? OK : INVALID_VALUE;
@@ -101,8 +108,9 @@ Result cuFuncSetAttribute(void*, int attribute, int value) {
 Result cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
                       unsigned shared, void*, void** parameters, void**) {
     if (z != 1 || shared > 160 << 10) return INVALID_VALUE;
-    const std::vector<char> arguments((char*)parameters[0], (char*)parameters[0] + sizeof(Sent));
-    auto work = [=] { ((Kernel)function)(arguments.data(), x, y, threads, shared); };
+    const Kernel kernel = *(Kernel*)function;
+    const std::vector<char> arguments((char*)parameters[0], (char*)parameters[0] + kernel.bytes);
+    auto work = [=] { kernel.launch(arguments.data(), x, y, threads, shared); };
     recording ? recording->push_back(work) : work();
     return OK;
 }

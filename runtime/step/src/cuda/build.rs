@@ -1,0 +1,162 @@
+//! From lowered tasks to steps on a device: kernels with their memory, in the order of execution.
+
+use super::kernel::{Kernel, Slot, Text};
+use super::{pass, single};
+use crate::engine::memory::{self, Memory};
+use crate::fuse;
+use crate::fuse::instructions::Fused;
+use crate::lower::Lowered;
+use crate::lower::task::{Nested, Source, Task, Work};
+use crate::view::Root;
+
+/// Workspaces that reductions take turns with; those of a pass's own follow.
+const TURNS: [Slot; 2] = [Slot::Workspace(0), Slot::Workspace(1)];
+
+/// A step before memory has addresses.
+#[derive(Debug)]
+pub(super) enum Planned {
+    /// A kernel by its number in the text.
+    Kernel { number: usize, kernel: Kernel, task: Option<usize> },
+    /// A product with a nested weight.
+    Nested { layer: String, x: Root, y: Root, tokens: usize },
+    /// Work of the host.
+    Host(Box<Task>),
+}
+
+/// All that a program needs besides the values of its constants.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub steps: Vec<Planned>,
+    pub text: Text,
+    /// Elements of every workspace.
+    pub workspaces: Vec<usize>,
+    pub tables: Vec<Vec<u64>>,
+}
+
+/// Schedules and emits. Errors: a kernel with more buffers than its arguments can name.
+pub(super) fn plan(lowered: &Lowered<f32>, carried: &[(usize, usize)]) -> Result<(Plan, Memory), String> {
+    let mut kernels = fuse::schedule(lowered);
+    host_first(lowered, &mut kernels);
+    let memory = memory::plan(lowered, &mut kernels, carried);
+    let mut plan = Plan::default();
+    for kernel in &kernels {
+        match kernel {
+            fuse::Kernel::Fused(fused) => plan.pass(fused)?,
+            fuse::Kernel::Single(task) => plan.single(lowered, task)?,
+        }
+    }
+    Ok((plan, memory))
+}
+
+/// Whether no kernel does it.
+fn is_host(kernel: &fuse::Kernel) -> bool {
+    match kernel {
+        fuse::Kernel::Fused(_) => false,
+        fuse::Kernel::Single(task) => match &task.work {
+            Work::Plain(_) | Work::Nested { kind: Nested::Gather { .. }, .. } => true,
+            Work::Map { .. }
+            | Work::Fold { .. }
+            | Work::Product(_)
+            | Work::Gather { .. }
+            | Work::AddRows { .. }
+            | Work::Concat { .. }
+            | Work::Copy(_)
+            | Work::Nested { kind: Nested::MatMul { .. }, .. } => false,
+        },
+    }
+}
+
+/// What the host can do before the device begins comes first: the rest can be recorded.
+fn host_first(lowered: &Lowered<f32>, kernels: &mut Vec<fuse::Kernel>) {
+    let mut known: Vec<bool> =
+        lowered.places.iter().map(|place| !matches!(place.source, Source::Computed)).collect();
+    let (mut first, mut rest) = (vec![], vec![]);
+    for kernel in kernels.drain(..) {
+        let early = is_host(&kernel) && memory::reads(&kernel).iter().all(|root| known[*root]);
+        if early {
+            memory::writes(&kernel).into_iter().for_each(|root| known[root] = true);
+            first.push(kernel);
+        } else {
+            rest.push(kernel);
+        }
+    }
+    first.append(&mut rest);
+    *kernels = first;
+}
+
+impl Plan {
+    fn kernel(&mut self, kernel: Kernel, task: Option<usize>) -> Result<(), String> {
+        let addresses = kernel.addresses();
+        let addresses = addresses
+            .ok_or_else(|| format!("a kernel has {} buffers, which is too many", kernel.slots.len()))?;
+        let number = self.text.add(&kernel.body, addresses);
+        self.steps.push(Planned::Kernel { number, kernel, task });
+        Ok(())
+    }
+
+    fn workspace(&mut self, number: usize, len: usize) -> Slot {
+        if self.workspaces.len() <= number {
+            self.workspaces.resize(number + 1, 0);
+        }
+        self.workspaces[number] = self.workspaces[number].max(len);
+        Slot::Workspace(number)
+    }
+
+    fn table(&mut self, table: Vec<u64>) -> Slot {
+        let found = self.tables.iter().position(|known| *known == table);
+        Slot::Table(found.unwrap_or_else(|| {
+            self.tables.push(table);
+            self.tables.len() - 1
+        }))
+    }
+
+    fn pass(&mut self, fused: &Fused) -> Result<(), String> {
+        let len = |row: bool| if row { fused.n / fused.d } else { fused.n };
+        let own: Vec<Slot> = fused
+            .totals
+            .iter()
+            .enumerate()
+            .map(|(i, total)| self.workspace(TURNS.len() + i, len(total.row)))
+            .collect();
+        self.kernel(pass::emit(fused, &own), None)?;
+        for (total, slot) in fused.totals.iter().zip(own) {
+            let shape = if total.columns { (fused.n / fused.d, fused.d) } else { (len(total.row), 1) };
+            // The first step of a reduction leaves less than this.
+            (0..TURNS.len()).for_each(|turn| {
+                self.workspace(turn, len(total.row));
+            });
+            for kernel in single::total(total.combine, shape, slot, TURNS, Slot::Root(total.root)) {
+                self.kernel(kernel, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn single(&mut self, lowered: &Lowered<f32>, task: &Task) -> Result<(), String> {
+        let to = task.outputs.first().copied().unwrap_or_default();
+        let fault = Slot::Fault(task.step);
+        let kernel = match &task.work {
+            Work::Product(product) => single::product(product, to, |table| self.table(table)),
+            Work::Gather { table, rows, inner, indices } => {
+                single::gather((table, *rows, *inner), indices, to, fault)
+            }
+            Work::AddRows { table, rows, inner, indices, updates } => {
+                single::add_rows((table, *rows, *inner), indices, updates, to, fault)
+            }
+            Work::Concat { outer, parts } => single::concat(*outer, parts, to),
+            Work::Copy(view) => single::copy(view, lowered.places[view.root].kind, to),
+            Work::Nested { kind: Nested::MatMul { layer }, data } => {
+                let tokens = data.shape.iter().rev().skip(1).product();
+                let (layer, x) = (layer.clone(), data.root);
+                self.steps.push(Planned::Nested { layer, x, y: to, tokens });
+                return Ok(());
+            }
+            Work::Plain(_) | Work::Nested { kind: Nested::Gather { .. }, .. } => {
+                self.steps.push(Planned::Host(Box::new(task.clone())));
+                return Ok(());
+            }
+            Work::Map { .. } | Work::Fold { .. } => return Err("a pass is not scheduled as one".to_owned()),
+        };
+        self.kernel(kernel, Some(task.step))
+    }
+}

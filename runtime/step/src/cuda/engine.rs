@@ -1,0 +1,136 @@
+//! What the programs of a device share: its compiler, the resident nested weights, the kernels of their products.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mqc_cuda::device::{Buffer, Cache, Compiler, Device, Operands, Weights, Workspace};
+use mqc_cuda::{Element, Epilogue, Kernel, Tokens, emit};
+use mqc_ir::quant::Width;
+use mqc_kernels::nested::NestedWeight;
+
+use super::DeviceProgramError as Error;
+
+/// An open device with the weights of a model.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) device: Arc<Device>,
+    pub(super) compiler: Compiler,
+    pub(super) cache: Cache,
+    weights: Weights,
+    numbers: BTreeMap<String, usize>,
+    products: Vec<(Kernel, mqc_cuda::device::Program)>,
+    workspace: Workspace,
+    notes: Vec<String>,
+}
+
+/// All on which the addresses of recorded launches depend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct State {
+    held: [u64; 8],
+    workspace: [usize; 3],
+}
+
+impl Engine {
+    /// Opens the first device and uploads scales and zeros of the weights. Planes follow when a width reads them.
+    ///
+    /// # Errors
+    /// No device, driver or compiler, each with its reason; no room.
+    pub fn open(weights: BTreeMap<String, NestedWeight>) -> Result<Engine, Error> {
+        let device = Arc::new(Device::open(0)?);
+        let compiler = Compiler::find()?;
+        let mut engine = Engine {
+            weights: Weights::new(device.clone()),
+            device,
+            compiler,
+            cache: Cache::of_user(),
+            numbers: BTreeMap::new(),
+            products: vec![],
+            workspace: Workspace::default(),
+            notes: vec![],
+        };
+        for (layer, weight) in weights {
+            let added = engine.weights.add(weight);
+            let number = added.map_err(Error::layer(&layer))?;
+            engine.numbers.insert(layer, number);
+        }
+        Ok(engine)
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Bytes of bit planes on the device.
+    pub fn resident_bytes(&self) -> u64 {
+        self.weights.held().iter().sum()
+    }
+
+    /// Layers that no fast kernel serves, with the reason, each once.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// A weight as it is on the host.
+    pub fn weight(&self, layer: &str) -> Option<&NestedWeight> {
+        Some(self.weights.get(*self.numbers.get(layer)?)?.source())
+    }
+
+    /// Uploads the planes that a width reads of a layer, and makes the kernel for so many tokens.
+    pub(super) fn prepare(&mut self, layer: &str, width: Width, tokens: usize) -> Result<(), Error> {
+        let fail = Error::layer(layer);
+        let number = self.number(layer)?;
+        let kernel = self.kernel(number, width, tokens);
+        self.weights.load(number, width).map_err(fail)?;
+        if !self.products.iter().any(|(known, _)| Some(*known) == kernel)
+            && let Some(kernel) = kernel
+        {
+            let emitted = emit(&kernel);
+            self.notes.extend(emitted.note.clone().filter(|note| !self.notes.contains(note)));
+            let compiled =
+                mqc_cuda::device::Program::compile(&self.device, emitted, &self.compiler, &self.cache);
+            self.products.push((kernel, compiled.map_err(fail)?));
+        }
+        Ok(())
+    }
+
+    /// Puts `y = x w^T` onto the stream.
+    pub(super) fn product(
+        &mut self,
+        layer: &str,
+        width: Width,
+        tokens: usize,
+        (x, y): (&Buffer, &mut Buffer),
+    ) -> Result<(), Error> {
+        let fail = Error::layer(layer);
+        let number = self.number(layer)?;
+        let kernel = self.kernel(number, width, tokens);
+        let program = self.products.iter().find(|(known, _)| Some(*known) == kernel);
+        let (Some((_, program)), Some(weight)) = (program, self.weights.get(number)) else {
+            return Err(Error::NoWidth { layer: layer.to_owned() });
+        };
+        let operands = Operands { x, bias: None, gate: None, residual: None };
+        program.launch(&self.device, weight, &operands, tokens, y, &mut self.workspace).map_err(fail)
+    }
+
+    pub(super) fn state(&self) -> State {
+        State { held: self.weights.held(), workspace: self.workspace.lengths() }
+    }
+
+    fn number(&self, layer: &str) -> Result<usize, Error> {
+        self.numbers.get(layer).copied().ok_or_else(|| Error::NoWidth { layer: layer.to_owned() })
+    }
+
+    fn kernel(&self, number: usize, width: Width, tokens: usize) -> Option<Kernel> {
+        let source = self.weights.get(number)?.source();
+        Some(Kernel {
+            width,
+            mode: source.mode(),
+            grouping: source.grouping(),
+            element: Element::F32,
+            epilogue: Epilogue::default(),
+            tokens: Tokens::of(tokens),
+            target: self.device.target(),
+        })
+    }
+}

@@ -1,0 +1,313 @@
+//! Programs on a device (a stand-in: kernels run on the CPU, see `mqc-cuda-standin`) against the plain definition.
+
+#![cfg(feature = "cuda")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::Bytes;
+use mqc_ir::graph::Output;
+use mqc_ir::op::{Binary, Nested, Reduction, ScatterReduction, Unary};
+use mqc_ir::quant::{Grouping, SliceMode, Width};
+use mqc_ir::{DType, Graph, Op, Tensor, Type};
+use mqc_kernels::nested::{self, AffineMap, NestedWeight};
+use mqc_step::cuda::{self, Engine};
+use mqc_step::{Array, Program, Setup};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use support::random::{KINDS, Random, close, data, dims, graphs};
+
+type Widths = BTreeMap<String, Width>;
+
+fn with_device(test: &str, body: impl FnOnce()) {
+    mqc_cuda_standin::with_device(Path::new(env!("CARGO_TARGET_TMPDIR")), test, &[], body);
+}
+
+fn wide(array: &Array<f32>) -> Array<f64> {
+    let values = array.as_real().unwrap().iter().map(|v| f64::from(*v)).collect();
+    Array::real(array.shape().to_vec(), values).unwrap()
+}
+
+fn outputs(graph: &mut Graph, values: &[mqc_ir::Value]) {
+    let output = |(i, v): (usize, &mqc_ir::Value)| Output {
+        value: *v,
+        name: format!("y{i}"),
+        declared: Type::Unknown,
+    };
+    graph.set_outputs(values.iter().enumerate().map(output).collect());
+}
+
+/// The outputs of some runs on the device.
+fn on_device(graph: &Graph, setup: &Setup, inputs: &[Array<f32>], times: usize) -> Vec<Array<f64>> {
+    let mut engine = Engine::open(BTreeMap::new()).unwrap();
+    let mut program = cuda::Program::compile(graph, setup, &engine).unwrap();
+    inputs.iter().enumerate().for_each(|(i, value)| program.set(i, value).unwrap());
+    (0..times).for_each(|_| program.run(&mut engine, &Widths::new()).unwrap());
+    (0..program.outputs().len()).map(|i| wide(&program.output(i).unwrap())).collect()
+}
+
+/// The same on the CPU, plainly.
+fn plain(graph: &Graph, setup: &Setup, inputs: &[Array<f64>], times: usize) -> Vec<Array<f64>> {
+    let mut program = Program::<f64>::compile_plain(graph, setup).unwrap();
+    inputs.iter().enumerate().for_each(|(i, value)| program.set(i, value).unwrap());
+    (0..times).for_each(|_| program.run().unwrap());
+    (0..program.outputs().len()).map(|i| program.output(i)).collect()
+}
+
+/// Random graphs: run once, again, and recorded.
+#[test]
+fn passes_products_and_reductions() {
+    with_device("passes_products_and_reductions", || {
+        let config = Config { cases: 30, failure_persistence: None, ..Config::default() };
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
+        let mut runner = TestRunner::new_with_rng(config, rng);
+        let ran = runner.run(&graphs(), |(rows, cols, nodes, wanted)| {
+            let mut random = Random::new(rows, cols);
+            let smooth = |kind: u8| !matches!(kind % KINDS, 2 | 12 | 13 | 24 | 26);
+            nodes.iter().filter(|n| smooth(n.0)).for_each(|(kind, a, b)| random.grow(*kind, *a, *b));
+            random.finish(&wanted);
+            let setup = Setup::default();
+            let inputs: Vec<_> = random.inputs.iter().enumerate().map(|(i, shape)| data(shape, i)).collect();
+            let exact = plain(&random.graph, &setup, &inputs, 1);
+            prop_assume!(exact.iter().all(|a| a.as_real().unwrap().iter().all(|v| v.abs() < 1e3)));
+            let inputs: Vec<_> = random.inputs.iter().enumerate().map(|(i, shape)| data(shape, i)).collect();
+            close(&on_device(&random.graph, &setup, &inputs, 3), &exact, 2e-3)
+        });
+        ran.unwrap();
+    });
+}
+
+/// Steps and choices, on data that lie far from where they are made.
+#[test]
+fn choices_and_slices() {
+    with_device("choices_and_slices", || {
+        for seed in 0..6 {
+            let mut random = Random::new(5, 33);
+            for (i, kind) in [12, 2, 13, 26, 24, 5, 12, 26, 13].into_iter().enumerate() {
+                random.grow(kind, i * 7 + seed, i * 3 + seed);
+            }
+            random.finish(&(0..64).collect::<Vec<_>>());
+            let of = |shape: &[usize], i: usize| data::<f32>(shape, i + seed);
+            let inputs: Vec<_> = random.inputs.iter().enumerate().map(|(i, s)| of(s, i)).collect();
+            let exact: Vec<_> = inputs.iter().map(wide).collect();
+            let exact = plain(&random.graph, &Setup::default(), &exact, 1);
+            close(&on_device(&random.graph, &Setup::default(), &inputs, 1), &exact, 1e-4).unwrap();
+        }
+    });
+}
+
+/// A training step: weights are carried from run to run, gradients are sums over rows, tables get rows added.
+fn step() -> (Graph, Setup) {
+    let mut graph = Graph::new("step");
+    let table = graph.add_input("table", Type::tensor(DType::F32, dims(&[70, 24])));
+    let w = graph.add_input("w", Type::tensor(DType::F32, dims(&[24, 300])));
+    let bias = graph.add_input("bias", Type::tensor(DType::F32, dims(&[300])));
+    let ids = graph.add_input("ids", Type::tensor(DType::I64, dims(&[130])));
+    let x = graph.apply(Op::Gather { axis: 0 }, "x", &[table, ids]).unwrap();
+    let y = graph.apply(Op::MatMul, "y", &[x, w]).unwrap();
+    let y = graph.apply(Op::Binary(Binary::Add), "biased", &[y, bias]).unwrap();
+    let y = graph.apply(Op::Unary(Unary::Tanh), "tanh", &[y]).unwrap();
+    let reduce =
+        |axes| Op::Reduce { kind: Reduction::Mean, axes, keepdims: false, noop_with_empty_axes: false };
+    let loss = graph.apply(reduce(None), "loss", &[y]).unwrap();
+    let of_bias = graph.apply(reduce(Some(vec![0])), "of_bias", &[y]).unwrap();
+    let turned = graph.apply(Op::Transpose { perm: None }, "turned", &[x]).unwrap();
+    let of_w = graph.apply(Op::MatMul, "of_w", &[turned, y]).unwrap();
+    let w_turned = graph.apply(Op::Transpose { perm: None }, "w_turned", &[w]).unwrap();
+    let of_x = graph.apply(Op::MatMul, "of_x", &[y, w_turned]).unwrap();
+    let column = graph.apply(Op::Constant(Tensor::i64_vector(&[130, 1])), "shape", &[]).unwrap();
+    let places = graph.apply(Op::Reshape { allowzero: false }, "places", &[ids, column]).unwrap();
+    let zeros = Tensor::new(DType::F32, vec![70, 24], vec![0; 70 * 24 * 4].into()).unwrap();
+    let zeros = graph.apply(Op::Constant(zeros), "zeros", &[]).unwrap();
+    let add = Op::ScatterNd { reduction: ScatterReduction::Add };
+    let of_table = graph.apply(add, "of_table", &[zeros, places, of_x]).unwrap();
+    let rate = graph.apply(Op::Constant(Tensor::f32_scalar(0.01)), "rate", &[]).unwrap();
+    let mut results = vec![];
+    for (value, gradient) in [(table, of_table), (w, of_w), (bias, of_bias)] {
+        let change = graph.apply(Op::Binary(Binary::Mul), "change", &[gradient, rate]).unwrap();
+        results.push(graph.apply(Op::Binary(Binary::Sub), "new", &[value, change]).unwrap());
+    }
+    results.push(loss);
+    outputs(&mut graph, &results);
+    (graph, Setup { threads: 1, carried: vec![(0, 0), (1, 1), (2, 2)] })
+}
+
+#[test]
+fn state_is_carried() {
+    with_device("state_is_carried", || {
+        let (graph, setup) = step();
+        let ids: Vec<i64> =
+            (0..130).map(|i| (i * 37) % 141 - 70).map(|i| if i == 70 { 0 } else { i }).collect();
+        let ids64 = Array::int(vec![130], ids.clone()).unwrap();
+        let exact =
+            plain(&graph, &setup, &[data(&[70, 24], 0), data(&[24, 300], 1), data(&[300], 2), ids64], 4);
+        let ids = Array::int(vec![130], ids).unwrap();
+        let found =
+            on_device(&graph, &setup, &[data(&[70, 24], 0), data(&[24, 300], 1), data(&[300], 2), ids], 4);
+        close(&found, &exact, 1e-4).unwrap();
+    });
+}
+
+/// NVIDIA's compiler takes the text of a program, for both architectures.
+#[test]
+fn text_compiles() {
+    let library = mqc_cuda_standin::nvrtc::library(Path::new(env!("CARGO_TARGET_TMPDIR")));
+    let compiler = mqc_cuda::device::Compiler::load(&library).unwrap();
+    let mut random = Random::new(700, 6);
+    for kind in 0..KINDS {
+        (0..6).for_each(|i| random.grow(kind, i * 5 + usize::from(kind), i * 11));
+    }
+    random.finish(&(0..64).collect::<Vec<_>>());
+    let (graph, setup) = step();
+    for (graph, setup) in [(&graph, &setup), (&random.graph, &Setup::default())] {
+        let text = cuda::text(graph, setup).unwrap();
+        for architecture in ["sm_80", "sm_90a"] {
+            compiler.compile(&text, architecture).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_index_out_of_range() {
+    with_device("an_index_out_of_range", || {
+        let mut graph = Graph::new("gather");
+        let table = graph.add_input("table", Type::tensor(DType::F32, dims(&[7, 2])));
+        let ids = graph.add_input("ids", Type::tensor(DType::I64, dims(&[3])));
+        let x = graph.apply(Op::Gather { axis: 0 }, "x", &[table, ids]).unwrap();
+        outputs(&mut graph, &[x]);
+        let mut engine = Engine::open(BTreeMap::new()).unwrap();
+        let mut program = cuda::Program::compile(&graph, &Setup::default(), &engine).unwrap();
+        let error = program.run(&mut engine, &Widths::new()).unwrap_err().to_string();
+        assert!(error.contains("has no value"), "{error}");
+        let table: Array<f32> = data(&[7, 2], 0);
+        program.set(0, &table).unwrap();
+        for (ids, good) in [([0, -7, 6], true), ([0, 7, 0], false), ([-8, 0, 0], false), ([1, 2, 3], true)] {
+            // What an error may have spoilt is set again.
+            program.set(0, &table).unwrap();
+            program.set(1, &Array::int(vec![3], ids.to_vec()).unwrap()).unwrap();
+            match program.run(&mut engine, &Widths::new()) {
+                Ok(()) => assert!(good),
+                Err(error) => {
+                    assert!(!good && error.to_string().ends_with("an index is out of range"), "{error}");
+                }
+            }
+        }
+    });
+}
+
+/// A weight of random codes.
+fn weight(rows: usize, cols: usize, grouping: Grouping, mode: SliceMode) -> NestedWeight {
+    let codes: Vec<u8> = (0..rows * cols).map(|i| ((i * 7919 + i / 13) % 256) as u8).collect();
+    let planes = nested::pack(&codes, rows, cols).unwrap().map(Bytes::from).to_vec();
+    let groups = match grouping {
+        Grouping::PerChannel => 1,
+        Grouping::Group(size) => cols.div_ceil(size as usize),
+    };
+    let scale: Vec<f32> = (0..rows * groups).map(|i| 0.001 + (i % 5) as f32 * 0.0004).collect();
+    let zero: Vec<f32> = (0..rows * groups).map(|i| 120.0 + (i % 11) as f32).collect();
+    let map = AffineMap { scale: scale.into(), zero: zero.into() };
+    NestedWeight::new((rows, cols), grouping, mode, planes, map, BTreeMap::new()).unwrap()
+}
+
+/// The weight at a width, as floats.
+fn floats(weight: &NestedWeight, width: Width) -> Tensor {
+    let mut values = vec![0.0; weight.rows() * weight.cols()];
+    for (row, out) in values.chunks_mut(weight.cols()).enumerate() {
+        weight.dequantize_row_into(width, row, out).unwrap();
+    }
+    let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Tensor::new(DType::F32, vec![weight.rows(), weight.cols()], bytes).unwrap()
+}
+
+/// A nested table, a product with a nested weight, and with `None` for a width both as floats.
+fn language_model(table: &NestedWeight, product: &NestedWeight, width: Option<Width>) -> Graph {
+    let mut graph = Graph::new("language model");
+    let ids = graph.add_input("ids", Type::tensor(DType::I64, dims(&[1, 3])));
+    let part = |graph: &mut Graph, op: fn(Nested) -> Op, layer: &str, weight: &NestedWeight, data| match width
+    {
+        Some(width) => {
+            let float = graph.apply(Op::Constant(floats(weight, width)), layer, &[]).unwrap();
+            match op(nested_of("", weight)) {
+                Op::NestedGather(_) => graph.apply(Op::Gather { axis: 0 }, "rows", &[float, data]).unwrap(),
+                _ => {
+                    let turned = graph.apply(Op::Transpose { perm: None }, "turned", &[float]).unwrap();
+                    graph.apply(Op::MatMul, "product", &[data, turned]).unwrap()
+                }
+            }
+        }
+        None => {
+            let constant = |graph: &mut Graph, tensor| graph.apply(Op::Constant(tensor), "c", &[]).unwrap();
+            let mut operands = vec![data, constant(graph, Tensor::i64_scalar(8))];
+            let map = weight.map(Width::MAX);
+            for values in [&map.scale, &map.zero] {
+                let bytes = values.as_slice().iter().flat_map(|v| v.to_le_bytes()).collect();
+                let groups = values.as_slice().len() / weight.rows();
+                let tensor = Tensor::new(DType::F32, vec![weight.rows(), groups], bytes).unwrap();
+                operands.push(constant(graph, tensor));
+            }
+            for plane in weight.planes() {
+                let shape = vec![weight.rows(), weight.cols().div_ceil(8)];
+                operands.push(constant(graph, Tensor::new(DType::U8, shape, plane.clone()).unwrap()));
+            }
+            graph.apply(op(nested_of(layer, weight)), layer, &operands).unwrap()
+        }
+    };
+    let rows = part(&mut graph, Op::NestedGather, "table", table, ids);
+    let rows = graph.apply(Op::Unary(Unary::Tanh), "bounded", &[rows]).unwrap();
+    let logits = part(&mut graph, Op::NestedMatMul, "head", product, rows);
+    let logits = graph.apply(Op::Softmax { axis: -1, flatten: false }, "softmax", &[logits]).unwrap();
+    outputs(&mut graph, &[logits]);
+    graph
+}
+
+fn nested_of(layer: &str, weight: &NestedWeight) -> Nested {
+    Nested {
+        layer: layer.to_owned(),
+        mode: weight.mode(),
+        grouping: weight.grouping(),
+        cols: weight.cols() as u64,
+        map_widths: vec![],
+    }
+}
+
+#[test]
+fn nested_weights_at_every_width() {
+    with_device("nested_weights_at_every_width", || {
+        let table = weight(19, 40, Grouping::PerChannel, SliceMode::Midpoint);
+        let head = weight(50, 40, Grouping::Group(32), SliceMode::Round);
+        let mut graph = language_model(&table, &head, None);
+        mqc_ir::infer::infer(&mut graph).unwrap();
+        let bound = cuda::bind(&mut graph, |graph, id| -> Result<_, mqc_ir::Error> {
+            let Some(node) = graph.node(id) else { return Ok(None) };
+            Ok(Some(if matches!(node.op, Op::NestedGather(_)) { table.clone() } else { head.clone() }))
+        });
+        let bound = bound.unwrap();
+        assert_eq!(bound.keys().collect::<Vec<_>>(), ["head", "table"]);
+        let mut engine = Engine::open(bound).unwrap();
+        let mut program = cuda::Program::compile(&graph, &Setup::default(), &engine).unwrap();
+        assert_eq!(program.counts().1, 1, "only the table is read by the host");
+        let ids = Array::int(vec![1, 3], vec![4, -1, 11]).unwrap();
+        program.set(0, &ids).unwrap();
+        let error = program.run(&mut engine, &Widths::new()).unwrap_err().to_string();
+        assert!(error.contains("has no width"), "{error}");
+        let ids = Array::int(vec![1, 3], vec![4, -1, 11]).unwrap();
+        for bits in [2, 8, 1, 3, 4, 5, 6, 7, 2] {
+            let width = Width::new(bits).unwrap();
+            let exact = plain(
+                &language_model(&table, &head, Some(width)),
+                &Setup::default(),
+                std::slice::from_ref(&ids),
+                1,
+            );
+            let widths = ["table", "head"].map(|layer| (layer.to_owned(), width)).into();
+            // The second time it is recorded, the third time replayed.
+            for _ in 0..3 {
+                program.run(&mut engine, &widths).unwrap();
+                close(&[wide(&program.output(0).unwrap())], &exact, 1e-5).unwrap();
+            }
+        }
+        assert!(engine.resident_bytes() > 0 && engine.notes().is_empty());
+    });
+}
