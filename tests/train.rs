@@ -134,10 +134,18 @@ fn a_training_that_is_killed_again_and_again_ends_in_the_same_bytes() {
 
 #[test]
 fn onnxruntime_steps_the_same_losses() {
+    for more in ["", "--lambda 1,1,0.5 --lambda-end 0.2,0.5,1 --balance norms --shift-rate 100"] {
+        same_losses_in_onnxruntime(more);
+    }
+}
+
+fn same_losses_in_onnxruntime(more: &str) {
     let folder = folder();
     let path = folder.path();
-    let options = "--loss ce --data d.npz --labels label --batch 64 --warmup 0 --lr-schedule constant --lr 0.001 --steps 100 \
-                   --schedule joint --quiet";
+    let options = format!(
+        "--loss ce --data d.npz --labels label --batch 64 --warmup 0 --lr-schedule constant --lr 0.001 --steps 100 \
+         --schedule joint --quiet {more}"
+    );
     succeed(path, &format!("train m.onnx -o a.mqc {options} --graphs graphs"));
     succeed(path, &format!("train m.onnx -o a.mqc {options}"));
     let script = repository("examples/train_step.py");
@@ -154,7 +162,7 @@ fn onnxruntime_steps_the_same_losses() {
         metrics(&path.join("a.run"), "train").iter().map(|l| l["loss"].as_f64().unwrap()).collect();
     assert_eq!((ours.len(), theirs.len()), (100, 100));
     for (step, (a, b)) in ours.iter().zip(&theirs).enumerate() {
-        assert!((a - b).abs() <= 1e-4 * b.abs(), "step {}: {a}, onnxruntime {b}", step + 1);
+        assert!((a - b).abs() <= 1e-4 * b.abs(), "{more} step {}: {a}, onnxruntime {b}", step + 1);
     }
 }
 
@@ -209,6 +217,11 @@ fn mistakes_are_named() {
     expect("--loss ce", 2, "nothing to train on");
     expect("--data d.npz --stages 8;2", 2, "after 8 bits are frozen");
     expect("--data d.npz --codistill 8:2", 2, "needs a stage that trains both");
+    expect("--data d.npz --balance norms", 2, "needs a stage that trains several widths");
+    expect("--data d.npz --schedule joint --lambda-end 1,2", 2, "3 widths");
+    expect("--data d.npz --schedule joint --lambda-end 0,0,0", 1, "not all 0");
+    expect("--data d.npz --schedule joint --lambda-end 1,1,1 --lambda-until 2", 2, "--lambda-until");
+    expect("--data d.npz --shift-rate=-1", 1, "from 0 on");
     expect("--data d.npz --loss-output logitz", 1, "logitz");
     expect("--data d.npz --lambda 1", 2, "--lambda");
     expect("--data d.npz --batch 16 --accumulate 3", 2, "--accumulate");
@@ -283,8 +296,9 @@ fn blocks_are_calibrated_one_after_the_other() {
 fn accumulated_parts_are_the_whole_batch() {
     let folder = folder();
     let path = folder.path();
-    succeed(path, &format!("train m.onnx -o a.mqc --schedule joint {COMMON} --steps 20"));
-    succeed(path, &format!("train m.onnx -o b.mqc --schedule joint {COMMON} --steps 20 --accumulate 4"));
+    let options = format!("--schedule joint --lambda-end 0.1,1,2 {COMMON} --steps 20");
+    succeed(path, &format!("train m.onnx -o a.mqc {options}"));
+    succeed(path, &format!("train m.onnx -o b.mqc {options} --accumulate 4"));
     let losses = |run: &str| -> Vec<f64> {
         metrics(&path.join(run), "train").iter().map(|l| l["loss"].as_f64().unwrap()).collect()
     };

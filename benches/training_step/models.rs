@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use mqc_ir::op::{GeluKind, NestedQuantize, Unary, WeightLayout};
 use mqc_ir::quant::{Affine, Grouping, RangeMethod, Scheme, SliceMode, Width, Widths};
 use mqc_ir::{DType, F32, Graph, Node, Op, Output, Tensor, Type, Value, ValueInfo};
-use mqc_training::options::{Latent, Loss, LossKind, Optimizer, Range, Trainable};
+use mqc_training::options::{Balance, Latent, Loss, LossKind, Optimizer, Range, Rates, Trainable};
 use mqc_training::{Builder, Options, Training};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -42,6 +42,8 @@ impl Model {
     pub fn training(self, widths: &[Width]) -> Result<Training> {
         let options = Options {
             lambda: vec![1.0; widths.len()],
+            lambda_ramp: None,
+            balance: Balance::None,
             widths: widths.to_vec(),
             loss: Loss {
                 kind: LossKind::CrossEntropy { ignore: None, smoothing: 0.0, shift: false },
@@ -58,6 +60,7 @@ impl Model {
                 include: vec![],
                 exclude: vec![],
             },
+            rates: Rates::default(),
             optimizer: Optimizer { clip: 0.0, ..Optimizer::default() },
         };
         Ok(Training::new(self.graph()?, options, &BTreeMap::new())?)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use mqc_ir::quant::{Affine, Width};
 use mqc_ir::{Graph, Tensor};
-use mqc_training::options::{Latent, Options};
+use mqc_training::options::{Latent, Options, Ramp};
 use mqc_training::{Training, training::names};
 
 use super::trainee::Trainee;
@@ -72,11 +72,16 @@ pub fn stage_options(
     thaw: bool,
 ) -> Options {
     let widths = stages.get(index).cloned().unwrap_or_default();
-    let lambda =
-        |w: &Width| base.widths.iter().position(|b| b == w).and_then(|i| base.lambda.get(i).copied());
+    let of_stage = |lambda: &[f32]| -> Vec<f32> {
+        let place = |w: &Width| base.widths.iter().position(|b| b == w);
+        widths.iter().map(|w| place(w).and_then(|i| lambda.get(i).copied()).unwrap_or(1.0)).collect()
+    };
     let earlier: Vec<Width> = stages.iter().take(index).flatten().copied().collect();
     let mut options = base.clone();
-    options.lambda = widths.iter().map(|w| lambda(w).unwrap_or(1.0)).collect();
+    options.lambda = of_stage(&base.lambda);
+    // One width alone counts the same, whatever its weight.
+    let ramp = base.lambda_ramp.as_ref().filter(|_| widths.len() > 1);
+    options.lambda_ramp = ramp.map(|ramp| Ramp { to: of_stage(&ramp.to), steps: ramp.steps });
     options.codistill.retain(|p| widths.contains(&p.teacher) && widths.contains(&p.student));
     options.widths = widths;
     if let Some(prefix) = earlier.iter().max().copied() {

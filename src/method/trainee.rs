@@ -301,6 +301,7 @@ impl Model for Trainee {
                 let mut total = Losses { total: 0.0, widths: vec![] };
                 for part in 0..parts {
                     gradient.feed_batch(&part_of(batch, part, parts, self.rows)?)?;
+                    gradient.feed("step", &step_number)?;
                     gradient.program.run()?;
                     add_losses(&mut total, gradient.losses(&widths), parts as f32);
                     for (name, &output) in gradient.results.iter().filter(|(n, _)| n.ends_with(".grad")) {

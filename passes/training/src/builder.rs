@@ -128,6 +128,16 @@ impl<'g> Builder<'g> {
         self.binary(Binary::Div, a, b)
     }
 
+    /// The sum of some values, at least one, broadcasting.
+    ///
+    /// # Errors
+    /// There is none; shapes that do not fit.
+    pub fn sum_of(&mut self, values: &[Value]) -> Result<Value, Error> {
+        let mut values = values.iter().copied();
+        let first = values.next().ok_or_else(|| Error::invalid("sum", "", "has no terms"))?;
+        values.try_fold(first, |sum, value| self.add(sum, value))
+    }
+
     /// -x.
     pub fn neg(&mut self, x: Value) -> Result<Value, Error> {
         self.unary(Unary::Neg, x)

@@ -3,7 +3,7 @@
 //! Cross-entropy is `log sum exp(x) - x[label]`, so that neither a softmax nor a one-hot matrix is kept; its gradient
 //! comes out as `softmax(x) - onehot`.
 
-use mqc_ir::op::{Binary, Compare, Reduction, Unary};
+use mqc_ir::op::{Compare, Reduction, Unary};
 use mqc_ir::{DType, Op, Tensor, Value};
 
 use crate::options::LossKind;
@@ -222,13 +222,9 @@ pub fn divergence(b: &mut Builder, output: Value, teacher: Value) -> Result<Term
 /// `sum_i weight_i loss_i / sum_i weight_i`.
 pub fn weighted_mean(b: &mut Builder, losses: &[(f32, Value)]) -> Result<Value, Error> {
     let total: f32 = losses.iter().map(|(w, _)| w).sum();
-    let mut sum = None;
+    let mut parts = vec![];
     for &(weight, loss) in losses {
-        let part = b.scale(loss, weight / total)?;
-        sum = Some(match sum {
-            Some(sum) => b.binary(Binary::Add, sum, part)?,
-            None => part,
-        });
+        parts.push(b.scale(loss, weight / total)?);
     }
-    sum.ok_or_else(|| Error::invalid("loss", "", "no width is trained"))
+    b.sum_of(&parts)
 }

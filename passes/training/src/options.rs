@@ -11,6 +11,10 @@ pub struct Options {
     pub widths: Vec<Width>,
     /// The weight of each width's loss, in the order of `widths`.
     pub lambda: Vec<f32>,
+    /// Where the weights go while the training runs; they stay if not given.
+    pub lambda_ramp: Option<Ramp>,
+    /// How the gradients of widths are weighed against each other, besides `lambda`.
+    pub balance: Balance,
     /// What is minimised.
     pub loss: Loss,
     /// Slices whose output is another slice's target.
@@ -23,8 +27,52 @@ pub struct Options {
     pub frozen_maps: Vec<Width>,
     /// What is trained.
     pub trainable: Trainable,
+    /// Learning rates of what is no weight.
+    pub rates: Rates,
     /// The update rule.
     pub optimizer: Optimizer,
+}
+
+/// A line from `lambda` to other weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ramp {
+    /// The weights that it ends at, in the order of `widths`.
+    pub to: Vec<f32>,
+    /// Step 1 has `lambda`, this step and all behind it have `to`.
+    pub steps: u64,
+}
+
+/// How the gradients of widths are weighed against each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// As `lambda` says.
+    #[default]
+    None,
+    /// Each width's loss is scaled so that the norms of the gradients by the shared codes agree, and then weighed by
+    /// `lambda`. The norms are moving averages of the steps before, kept in the state.
+    Norms,
+}
+
+/// Learning rates as multiples of that of the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rates {
+    /// Of the ends of ranges and of equivalent transformations.
+    pub range: f32,
+    /// Of scales: those of widths, which are about 1, and those of frozen codes.
+    pub scale: f32,
+    /// Of shifts and zero points, which are in codes.
+    pub shift: f32,
+    /// Of float parameters: norms, biases, tables.
+    pub float: f32,
+}
+
+impl Default for Rates {
+    fn default() -> Rates {
+        Rates { range: 1.0, scale: 1.0, shift: 1.0, float: 1.0 }
+    }
 }
 
 /// Whether the range of codes is learned.
@@ -170,6 +218,8 @@ impl Options {
         let widths: Vec<Width> = widths.iter().collect();
         Options {
             lambda: vec![1.0; widths.len()],
+            lambda_ramp: None,
+            balance: Balance::None,
             widths,
             loss,
             codistill: vec![],
@@ -183,8 +233,14 @@ impl Options {
                 include: vec![],
                 exclude: vec![],
             },
+            rates: Rates::default(),
             optimizer: Optimizer::default(),
         }
+    }
+
+    /// Whether gradients of widths are balanced: one alone is not.
+    pub fn balances(&self) -> bool {
+        self.balance == Balance::Norms && self.widths.len() > 1
     }
 
     /// Codes between either end of their range and the least or greatest weight.

@@ -7,7 +7,7 @@ use mqc_ir::quant::{Affine, Width};
 use mqc_ir::{Graph, Tensor};
 
 use crate::equivalent::{self, Equivalent};
-use crate::options::{Latent, Options, Range};
+use crate::options::{Latent, Options, Range, Rates};
 use crate::source::{Layer, Source};
 use crate::{Error, optimizer};
 
@@ -24,8 +24,30 @@ pub struct State {
     pub(crate) rate: f32,
     /// Whether it decays.
     pub(crate) decays: bool,
+    pub(crate) role: Role,
+}
+
+/// What a tensor of the state is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The model is a function of it.
+    Parameter,
+    /// A moment of another tensor.
+    Moment,
+    /// The average norm of the gradient of a width: see `Balance::Norms`.
+    Norm,
+}
+
+impl State {
+    /// Whether the optimizer changes it by a gradient.
+    pub(crate) fn is_optimized(&self) -> bool {
+        self.trained && self.role == Role::Parameter
+    }
+
     /// Whether it is a moment of another tensor.
-    pub(crate) is_moment: bool,
+    pub(crate) fn is_moment(&self) -> bool {
+        self.role == Role::Moment
+    }
 }
 
 /// Names of what belongs to a weight.
@@ -63,6 +85,10 @@ pub mod names {
     /// Shift of one width in codes.
     pub fn width_shift(weight: &str, width: Width) -> String {
         format!("{weight}/shift@{width}")
+    }
+    /// The average norm of the gradient of a width by the codes.
+    pub fn norm(width: Width) -> String {
+        format!("/norm@{width}")
     }
     const MOMENT: &str = "/moment_";
 
@@ -118,7 +144,7 @@ impl Training {
         }
         let equivalents = if options.trainable.equivalent { equivalent::find(&source) } else { vec![] };
         for (name, size) in equivalents.iter().flat_map(equivalent::state) {
-            state.push(name, filled(&[size], 0.0)?, true, 1.0, false)?;
+            state.push(name, filled(&[size], 0.0)?, true, options.rates.range, false)?;
         }
         for parameter in &source.parameters {
             if source.layers.iter().any(|l| l.weight == parameter.name) {
@@ -126,21 +152,30 @@ impl Training {
             }
             let decays = parameter.tensor.shape().len() >= 2;
             let trained = options.trainable.floats;
-            state.push(parameter.name.clone(), parameter.tensor.clone(), trained, 1.0, decays)?;
+            let rate = options.rates.float;
+            state.push(parameter.name.clone(), parameter.tensor.clone(), trained, rate, decays)?;
         }
         if !state.state.iter().any(|s| s.trained) {
             let message = "nothing is left to train; fewer weights must be excluded";
             return Err(Error::invalid("option", "trainable", message));
         }
         let mut state = state.state;
+        if options.balances() {
+            for width in &options.widths {
+                let (name, initial) = (names::norm(*width), filled(&[], 0.0)?);
+                let (trained, role) = (true, Role::Norm);
+                state.push(State { name, initial, trained, rate: 1.0, decays: false, role });
+            }
+        }
         for index in 0..state.len() {
-            let State { name, initial, trained, .. } = state[index].clone();
-            if trained {
+            let State { name, initial, .. } = state[index].clone();
+            if state[index].is_optimized() {
                 for moment in optimizer::moments(options.optimizer.rule) {
                     let name = names::moment(&name, moment);
                     let initial = filled(initial.shape(), 0.0)?;
                     let trained = true;
-                    state.push(State { name, initial, trained, rate: 1.0, decays: false, is_moment: true });
+                    let role = Role::Moment;
+                    state.push(State { name, initial, trained, rate: 1.0, decays: false, role });
                 }
             }
         }
@@ -177,14 +212,21 @@ fn check(options: &Options) -> Result<(), Error> {
         return Err(Error::invalid("option", "equivalent", message));
     }
     let widths = &options.widths;
-    if widths.len() != options.lambda.len() {
-        let message = format!("has {} weights for {} widths", options.lambda.len(), widths.len());
-        return Err(Error::invalid("option", "lambda", message));
+    let ramp = options.lambda_ramp.as_ref().map(|ramp| ("lambda ramp", &ramp.to));
+    for (name, lambda) in [("lambda", &options.lambda)].into_iter().chain(ramp) {
+        if widths.len() != lambda.len() {
+            let message = format!("has {} weights for {} widths", lambda.len(), widths.len());
+            return Err(Error::invalid("option", name, message));
+        }
+        if lambda.iter().any(|l| !l.is_finite() || *l < 0.0)
+            || (!widths.is_empty() && lambda.iter().sum::<f32>() <= 0.0)
+        {
+            return Err(Error::invalid("option", name, "holds numbers from 0 on, not all 0"));
+        }
     }
-    if options.lambda.iter().any(|l| !l.is_finite() || *l < 0.0)
-        || (!widths.is_empty() && options.lambda.iter().sum::<f32>() <= 0.0)
-    {
-        return Err(Error::invalid("option", "lambda", "holds numbers from 0 on, not all 0"));
+    let Rates { range, scale, shift, float } = options.rates;
+    if let Some(rate) = [range, scale, shift, float].iter().find(|r| !r.is_finite() || **r < 0.0) {
+        return Err(Error::invalid("option", "rates", format!("holds {rate}, expected numbers from 0 on")));
     }
     for pair in &options.codistill {
         let place = |width| widths.iter().position(|w| *w == width);
@@ -251,7 +293,7 @@ impl Collector<'_> {
             None => fresh,
         };
         let trained = trained && self.chosen.holds(&name);
-        self.state.push(State { name, initial, trained, rate, decays, is_moment: false });
+        self.state.push(State { name, initial, trained, rate, decays, role: Role::Parameter });
         Ok(())
     }
 
@@ -259,6 +301,7 @@ impl Collector<'_> {
         let weight = layer.weight.as_str();
         let grouped = layer.grouped();
         let (map, full) = (grouped.map_shape(), grouped.shape());
+        let rates = options.rates;
         let (ones, zeros) = (filled(&map, 1.0)?, filled(&map, 0.0)?);
         let float = |trained| (weight.to_owned(), layer.tensor.clone(), trained, 1.0, true);
         match options.trainable.latent {
@@ -266,8 +309,8 @@ impl Collector<'_> {
                 let (name, tensor, trained, rate, decays) = float(latent == Latent::Weights);
                 self.push(name, tensor, trained, rate, decays)?;
                 if options.range == Range::Learned && !options.widths.is_empty() {
-                    self.push(names::gamma(weight), ones.clone(), true, 1.0, false)?;
-                    self.push(names::beta(weight), ones.clone(), true, 1.0, false)?;
+                    self.push(names::gamma(weight), ones.clone(), true, rates.range, false)?;
+                    self.push(names::beta(weight), ones.clone(), true, rates.range, false)?;
                 }
             }
             Latent::Codes { prefix, rate } => {
@@ -275,8 +318,8 @@ impl Collector<'_> {
                 let (name, initial) = (names::low(weight), bucket(&code, prefix)?);
                 self.push(names::code(weight), code, true, rate, false)?;
                 // Not the earlier state's: its buckets were wider.
-                let (trained, rate) = (false, 1.0);
-                self.state.push(State { name, initial, trained, rate, decays: false, is_moment: false });
+                let (trained, rate, role) = (false, 1.0, Role::Parameter);
+                self.state.push(State { name, initial, trained, rate, decays: false, role });
             }
             Latent::Frozen => {
                 let code = self.need(&names::code(weight), &full)?;
@@ -285,9 +328,9 @@ impl Collector<'_> {
         }
         if matches!(options.trainable.latent, Latent::Codes { .. } | Latent::Frozen) {
             let trained = options.trainable.latent == Latent::Frozen && options.affine == Affine::Shared;
-            for name in [names::scale(weight), names::zero(weight)] {
+            for (name, rate) in [(names::scale(weight), rates.scale), (names::zero(weight), rates.shift)] {
                 let tensor = self.need(&name, &map)?;
-                self.push(name, tensor, trained, 1.0, false)?;
+                self.push(name, tensor, trained, rate, false)?;
             }
             if has_float_use {
                 let (name, tensor, _, rate, decays) = float(false);
@@ -296,8 +339,8 @@ impl Collector<'_> {
         }
         for width in options.maps() {
             let trained = options.affine == Affine::PerWidth && options.widths.contains(&width);
-            self.push(names::width_scale(weight, width), ones.clone(), trained, 1.0, false)?;
-            self.push(names::width_shift(weight, width), zeros.clone(), trained, 1.0, false)?;
+            self.push(names::width_scale(weight, width), ones.clone(), trained, rates.scale, false)?;
+            self.push(names::width_shift(weight, width), zeros.clone(), trained, rates.shift, false)?;
         }
         Ok(())
     }

@@ -54,6 +54,16 @@ pub(super) enum LossName {
     Mse,
 }
 
+/// How gradients of widths are weighed against each other, besides --lambda.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Balancing {
+    /// As --lambda says.
+    #[default]
+    None,
+    /// Each width's loss is scaled so that the norms of the gradients by the shared codes agree, and then weighed by --lambda.
+    Norms,
+}
+
 /// What is trained.
 #[derive(clap::Args)]
 #[command(next_help_heading = "What is trained")]
@@ -169,6 +179,27 @@ pub(super) struct How {
     /// What the rate ends at, as a share of --lr.
     #[arg(long, default_value_t = 0.0)]
     pub(super) lr_floor: f32,
+    /// What --lambda moves to on a line, in the same order.
+    #[arg(long, value_name = "LAMBDA", value_delimiter = ',')]
+    pub(super) lambda_end: Option<Vec<f32>>,
+    /// It is there after this share of a stage's steps.
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, requires = "lambda_end")]
+    pub(super) lambda_until: f64,
+    /// Whether the gradients of widths are made equally large.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) balance: Balancing,
+    /// The ends of ranges move so much faster than --lr says.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    pub(super) range_rate: f32,
+    /// The scales of maps move so much faster than --lr says.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    pub(super) scale_rate: f32,
+    /// The shifts of maps and zero points, which are in codes, move so much faster than --lr says.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    pub(super) shift_rate: f32,
+    /// Norms, biases and tables move so much faster than --lr says.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    pub(super) float_rate: f32,
     /// In later stages codes move so much faster than --lr says: 1000 is one code a step at a rate of 1e-3.
     #[arg(long, default_value_t = 1000.0)]
     pub(super) code_rate: f32,

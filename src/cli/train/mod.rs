@@ -71,9 +71,7 @@ impl Args {
         };
         let base = self.options(&graph, &widths, &quantize.quantize)?;
         let stages = self.stages(&widths)?;
-        let options: Vec<Options> = (0..stages.len())
-            .map(|i| stages::stage_options(&base, &stages, i, self.how.code_rate, self.what.thaw))
-            .collect();
+        let options: Vec<Options> = (0..stages.len()).map(|i| self.stage(&base, &stages, i)).collect();
         let loops: Vec<train::Options> =
             (0..stages.len()).map(|i| self.loop_options(i, &options[i])).collect::<Result<_>>()?;
         let evaluated = self.evaluated(&widths)?;

@@ -3,10 +3,12 @@
 use anyhow::{Context, Result, bail};
 use mqc_ir::Graph;
 use mqc_ir::quant::{Affine, Width, Widths};
-use mqc_training::options::{Latent, Loss, LossKind, Optimizer, Options, Range, Rule, Trainable};
+use mqc_training::options::{
+    Balance, Latent, Loss, LossKind, Optimizer, Options, Ramp, Range, Rates, Rule, Trainable,
+};
 
 use super::Args;
-use super::args::{Ends, LossName, Method};
+use super::args::{Balancing, Ends, LossName, Method};
 use crate::cli::ui::UsageError;
 use crate::method::stages;
 use crate::method::trainee::width_name;
@@ -51,16 +53,31 @@ impl Args {
                 "--method float has no teacher to distill from; choose --loss ce or mse".to_owned()
             ));
         }
-        let lambda = widths.iter().map(|w| {
-            let place = quantize.widths.iter().position(|q| q == *w);
-            place.and_then(|i| quantize.lambda.get(i).copied()).unwrap_or(1.0)
-        });
+        let of_widths = |lambda: &[f32]| -> Vec<f32> {
+            let place = |w: &Width| quantize.widths.iter().position(|q| q == *w);
+            widths.iter().map(|w| place(w).and_then(|i| lambda.get(i).copied()).unwrap_or(1.0)).collect()
+        };
+        let count = quantize.widths.iter().count();
+        if let Some(end) = self.how.lambda_end.as_ref().filter(|end| end.len() != count) {
+            let found = end.len();
+            bail!(UsageError(format!(
+                "--lambda-end needs a number for each of the {count} widths, found {found}"
+            )));
+        }
+        if !(self.how.lambda_until > 0.0 && self.how.lambda_until <= 1.0) {
+            bail!(UsageError("--lambda-until is a share of the steps: above 0, at most 1".to_owned()));
+        }
         let rule = match self.how.optimizer.as_str() {
             "sgd" => Rule::Sgd { momentum: self.how.momentum },
             _ => Rule::AdamW { beta1: self.how.betas[0], beta2: self.how.betas[1], epsilon: 1e-8 },
         };
         Ok(Options {
-            lambda: lambda.collect(),
+            lambda: of_widths(&quantize.lambda),
+            lambda_ramp: self.how.lambda_end.as_ref().map(|end| Ramp { to: of_widths(end), steps: 0 }),
+            balance: match self.how.balance {
+                Balancing::None => Balance::None,
+                Balancing::Norms => Balance::Norms,
+            },
             widths: widths.to_vec(),
             loss: Loss { kind, output },
             codistill: what.codistill.clone(),
@@ -81,6 +98,12 @@ impl Args {
                 equivalent: what.method == Method::Omniquant,
                 include: what.trainable.clone(),
                 exclude: what.frozen.clone(),
+            },
+            rates: Rates {
+                range: self.how.range_rate,
+                scale: self.how.scale_rate,
+                shift: self.how.shift_rate,
+                float: self.how.float_rate,
             },
             optimizer: Optimizer { rule, weight_decay: self.how.weight_decay, clip: self.how.clip },
         })
@@ -107,7 +130,31 @@ impl Args {
                 )));
             }
         }
+        let weighs = [
+            ("--lambda-end", self.how.lambda_end.is_some()),
+            ("--balance", self.how.balance != Balancing::None),
+        ];
+        if let Some((name, _)) = weighs.iter().find(|(_, is_given)| *is_given)
+            && stages.iter().all(|stage| stage.len() < 2)
+        {
+            bail!(UsageError(format!(
+                "{name} needs a stage that trains several widths; --schedule joint has one, or --stages"
+            )));
+        }
         Ok(stages)
+    }
+
+    /// The options of one stage; `base` holds all widths.
+    pub(super) fn stage(&self, base: &Options, stages: &[Vec<Width>], index: usize) -> Options {
+        let mut base = base.clone();
+        if let Some(ramp) = &mut base.lambda_ramp {
+            ramp.steps = (self.steps(index) as f64 * self.how.lambda_until).ceil() as u64;
+        }
+        stages::stage_options(&base, stages, index, self.how.code_rate, self.what.thaw)
+    }
+
+    fn steps(&self, stage: usize) -> u64 {
+        self.how.steps.get(stage).or(self.how.steps.last()).copied().unwrap_or(0)
     }
 
     pub(super) fn evaluated(&self, widths: &[Width]) -> Result<Vec<Option<Width>>> {
@@ -124,7 +171,7 @@ impl Args {
     }
 
     pub(super) fn loop_options(&self, stage: usize, options: &Options) -> Result<train::Options> {
-        let steps = self.how.steps.get(stage).or(self.how.steps.last()).copied().unwrap_or(0);
+        let steps = self.steps(stage);
         let schedule = train::Schedule {
             rate: self.how.lr,
             warmup: self.how.warmup.unwrap_or(50.min(steps / 10)),

@@ -21,7 +21,7 @@ impl Training {
     /// None that a model can cause.
     pub fn codes_graph(&self) -> Result<StepGraph, Error> {
         let mut graph = self.empty("codes");
-        let state: Vec<&State> = self.state.iter().filter(|s| !s.is_moment).collect();
+        let state: Vec<&State> = self.state.iter().filter(|s| !s.is_moment()).collect();
         let mut work = Work::new(self, &mut graph, &state, false)?;
         let mut outputs = vec![];
         for layer in &self.source.layers {

@@ -1,7 +1,7 @@
 //! The losses of all replicas and their gradients: back through a replica to its weights, then through the weights to
 //! maps, ranges and latent weights.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mqc_ir::Value;
 use mqc_ir::quant::Width;
@@ -24,30 +24,34 @@ pub(super) struct Gradients {
 impl Work<'_, '_> {
     pub(super) fn gradients(&mut self) -> Result<Gradients, Error> {
         let options = &self.training.options;
-        let replicas: Vec<(Option<Width>, f32)> = match options.widths.is_empty() {
-            true => vec![(None, 1.0)],
-            false => options.widths.iter().copied().map(Some).zip(options.lambda.iter().copied()).collect(),
+        let replicas: Vec<Option<Width>> = match options.widths.is_empty() {
+            true => vec![None],
+            false => options.widths.iter().copied().map(Some).collect(),
         };
-        let weight_sum: f32 = replicas.iter().map(|(_, lambda)| lambda).sum();
+        let weights = self.weights()?;
+        let mut by_name = BTreeMap::new();
         let mut sums = Sums::default();
         let mut outputs: BTreeMap<Width, Value> = BTreeMap::new();
         let mut losses = vec![];
-        for &(width, lambda) in &replicas {
+        for (width, weight) in replicas.into_iter().zip(&weights) {
             let (output, sliced) = self.forward(width)?;
             let loss = self.replica_loss(width, output, &outputs)?;
             outputs.extend(width.map(|w| (w, output)));
             losses.push((width, loss));
-            let seed = self.b.scalar(lambda / weight_sum);
             let stops: Vec<Value> =
                 outputs.iter().filter(|(w, _)| Some(**w) != width).map(|(_, v)| *v).collect();
-            self.backward(width, &sliced, (loss, seed), &stops, &mut sums)?;
+            let of_codes = self.backward(width, &sliced, (loss, weight.seed), &stops, &mut sums)?;
+            if let Some(width) = width.filter(|_| self.training.options.balances()) {
+                by_name.insert(names::norm(width), self.measured_norm(&of_codes, weight.seed)?);
+            }
         }
         self.latent_gradients(&mut sums)?;
-        let terms: Vec<(f32, Value)> =
-            losses.iter().zip(&replicas).map(|((_, v), (_, l))| (*l, *v)).collect();
-        let total = loss::weighted_mean(&mut self.b, &terms)?;
-        let mut by_name = BTreeMap::new();
-        for state in self.training.state.iter().filter(|s| s.trained && !s.is_moment) {
+        let mut terms = vec![];
+        for ((_, loss), weight) in losses.iter().zip(&weights) {
+            terms.push(self.b.mul(*loss, weight.share)?);
+        }
+        let total = self.b.sum_of(&terms)?;
+        for state in self.training.state.iter().filter(|s| s.is_optimized()) {
             let gradient = match sums.get(self.get(&state.name)?) {
                 Some(gradient) => gradient,
                 None => self.b.zeros(state.initial.shape())?,
@@ -94,7 +98,8 @@ impl Work<'_, '_> {
         self.state.get(&state.name).copied()
     }
 
-    /// From the loss to the weights of the replica and the float parameters; from there to maps and positions.
+    /// From the loss to the weights of the replica and the float parameters; from there to maps and positions. Gives the
+    /// replica's own gradients by the codes.
     fn backward(
         &mut self,
         width: Option<Width>,
@@ -102,7 +107,7 @@ impl Work<'_, '_> {
         seed: (Value, Value),
         stops: &[Value],
         sums: &mut Sums,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Value>, Error> {
         let training = self.training;
         let layers = &training.source.layers;
         let floats = training.source.parameters.iter().map(|p| p.name.as_str());
@@ -123,9 +128,11 @@ impl Work<'_, '_> {
                 false => sums.add(&mut self.b, value, cotangent)?,
             }
         }
-        let Some(width) = width else { return Ok(()) };
+        let Some(width) = width else { return Ok(vec![]) };
         let straight =
             training.options.trainable.latent == Latent::Weights && training.options.range != Range::Learned;
+        let mut of_codes = vec![];
+        let mut positions = BTreeSet::new();
         let mut leaves = vec![];
         let mut seeds = vec![];
         for layer in layers {
@@ -138,9 +145,11 @@ impl Work<'_, '_> {
             }
             let at = self.position(layer)?;
             if !straight {
+                positions.insert(at.position);
                 leaves.extend([at.position, at.scale, at.zero]);
             } else if let Some(weight) = self.trained(&layer.weight) {
                 sums.add(&mut self.b, weight, cotangent)?;
+                of_codes.push(cotangent);
             }
         }
         leaves.sort_unstable();
@@ -149,9 +158,10 @@ impl Work<'_, '_> {
         for (leaf, cotangent) in leaves.into_iter().zip(cotangents) {
             if let Some(cotangent) = cotangent {
                 sums.add(&mut self.b, leaf, cotangent)?;
+                of_codes.extend(positions.contains(&leaf).then_some(cotangent));
             }
         }
-        Ok(())
+        Ok(of_codes)
     }
 
     /// From positions, scales and zeros, summed over replicas, to what they are computed from.

@@ -8,6 +8,7 @@ mod gradients;
 mod ports;
 mod replica;
 mod update;
+mod weighing;
 mod work;
 
 use std::collections::BTreeMap;
@@ -67,13 +68,13 @@ impl Training {
         finish(graph, outputs)
     }
 
-    /// `(state without moments, batch) -> (loss, loss@r .., NAME.grad ..)`.
+    /// `(state without moments, batch) -> (loss, loss@r .., NAME.grad ..)`; `step` too where `lambda` moves.
     ///
     /// # Errors
     /// Those of [`Training::step_graph`].
     pub fn gradient_graph(&self) -> Result<StepGraph, Error> {
         let mut graph = self.empty("grad");
-        let state: Vec<&State> = self.state.iter().filter(|s| !s.is_moment).collect();
+        let state: Vec<&State> = self.state.iter().filter(|s| !s.is_moment()).collect();
         let mut work = Work::new(self, &mut graph, &state, true)?;
         let gradients = work.gradients()?;
         let mut outputs = losses(&gradients);
@@ -90,7 +91,7 @@ impl Training {
         let state: Vec<&State> = self.state.iter().filter(|s| s.trained).collect();
         let mut work = Work::new(self, &mut graph, &state, false)?;
         let mut gradients = BTreeMap::new();
-        for s in state.iter().filter(|s| !s.is_moment) {
+        for s in state.iter().filter(|s| !s.is_moment()) {
             let input = work.b.input(format!("{}.grad", s.name), DType::F32, s.initial.shape());
             gradients.insert(s.name.clone(), input);
         }
@@ -105,7 +106,7 @@ impl Training {
     /// Those of [`Training::step_graph`].
     pub fn evaluation_graph(&self, widths: &[Option<Width>]) -> Result<StepGraph, Error> {
         let mut graph = self.empty("eval");
-        let state: Vec<&State> = self.state.iter().filter(|s| !s.is_moment).collect();
+        let state: Vec<&State> = self.state.iter().filter(|s| !s.is_moment()).collect();
         let mut work = Work::new(self, &mut graph, &state, true)?;
         let batch = work.batch_size()?;
         let rows = work.b.input("rows", DType::F32, &[batch]);
@@ -129,7 +130,7 @@ impl Training {
     /// None that a model can cause.
     pub fn output_graph(&self) -> Result<StepGraph, Error> {
         let mut graph = self.empty("output");
-        let state: Vec<&State> = self.state.iter().filter(|s| !s.is_moment).collect();
+        let state: Vec<&State> = self.state.iter().filter(|s| !s.is_moment()).collect();
         let mut work = Work::new(self, &mut graph, &state, true)?;
         let (output, ..) = work.forward(None)?;
         finish(graph, vec![("output".to_owned(), output)])

@@ -19,10 +19,10 @@ impl Work<'_, '_> {
         let optimizer = &self.training.options.optimizer;
         self.b.set_scope("update");
         let rate = self.b.input("lr", DType::F32, &[]);
-        let step = self.b.input("step", DType::I64, &[]);
+        let step = self.step();
         let mut updates = vec![];
         let mut named = vec![];
-        for state in self.training.state.iter().filter(|s| s.trained && !s.is_moment) {
+        for state in self.training.state.iter().filter(|s| s.is_optimized()) {
             let Some(&gradient) = gradients.get(&state.name) else { continue };
             let moments = optimizer::moments(optimizer.rule);
             let moments = moments.iter().map(|m| names::moment(&state.name, m)).collect::<Vec<_>>();
@@ -41,6 +41,12 @@ impl Work<'_, '_> {
             outputs.push((format!("{STATE}{name}{NEXT}"), value));
             let moments = moment_names.into_iter().zip(moments);
             outputs.extend(moments.map(|(name, value)| (format!("{STATE}{name}{NEXT}"), value)));
+        }
+        for width in self.training.options.widths.iter().filter(|_| self.training.options.balances()) {
+            let name = names::norm(*width);
+            if let Some(&found) = gradients.get(&name) {
+                outputs.push((format!("{STATE}{name}{NEXT}"), self.averaged_norm(*width, found)?));
+            }
         }
         outputs.push(("norm".to_owned(), norm));
         Ok(outputs)

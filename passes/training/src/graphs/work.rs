@@ -21,6 +21,7 @@ pub(super) struct Work<'t, 'g> {
     pub(super) shared: Shared,
     pub(super) labels: Option<Value>,
     pub(super) teacher: Option<Value>,
+    step: Option<Value>,
     pub(super) positions: BTreeMap<String, Position>,
     /// What stands for the constants that equivalent transformations change.
     pub(super) transformed: Vec<(equivalent::Constant, Value)>,
@@ -46,6 +47,7 @@ impl<'t, 'g> Work<'t, 'g> {
             state: inputs,
             labels: None,
             teacher: None,
+            step: None,
             positions: BTreeMap::new(),
             transformed: vec![],
         };
@@ -54,6 +56,12 @@ impl<'t, 'g> Work<'t, 'g> {
             work.targets()?;
         }
         Ok(work)
+    }
+
+    /// The number of the step, from 1: i64 `[]`.
+    pub(super) fn step(&mut self) -> Value {
+        let b = &mut self.b;
+        *self.step.get_or_insert_with(|| b.input("step", DType::I64, &[]))
     }
 
     pub(super) fn batch_size(&self) -> Result<usize, Error> {

@@ -1,168 +1,21 @@
 //! Training graphs on the engine: steps learn, halves make the whole, codes are those of the artifact's definition.
 
+mod small;
+mod weighing;
+
 use std::collections::BTreeMap;
 
-use mqc_ir::op::{NestedQuantize, Unary, WeightLayout};
-use mqc_ir::quant::{Affine, Grouping, RangeMethod, Scheme, SliceMode, Width, Widths};
-use mqc_ir::{DType, Dim, F32, Graph, Node, Op, Output, Tensor, Type, Value, ValueInfo};
-use mqc_step::{Array, Program, Setup};
-use mqc_training::options::{Codistill, Latent, Loss, LossKind, Range, Rule};
+use mqc_ir::op::WeightLayout;
+use mqc_ir::quant::{Affine, Grouping, Scheme, SliceMode, Width};
+use mqc_ir::{Graph, Tensor};
+use mqc_step::Array;
+use mqc_training::options::{Balance, Codistill, Latent, Ramp, Range, Rule};
 use mqc_training::training::names;
-use mqc_training::{Builder, Options, StepGraph, Training};
+use mqc_training::{Options, Training};
 
-const ROWS: usize = 12;
-const INPUTS: usize = 6;
-const HIDDEN: usize = 10;
-const CLASSES: usize = 3;
-
-fn width(bits: u8) -> Width {
-    Width::new(bits).unwrap()
-}
-
-fn random(seed: u64, count: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 40) as f32 / (1u64 << 24) as f32 * 2.0 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
-
-/// x W1 + b1, relu, W2: both weights nested, as `matquant` leaves them.
-fn model(layout: WeightLayout, grouping: Grouping, mode: SliceMode, scheme: Scheme) -> Graph {
-    let mut graph = Graph::new("mlp");
-    graph.opsets.insert(String::new(), 20);
-    let dims = [ROWS, INPUTS].map(|n| Dim::Size(n as u64)).to_vec();
-    let x = graph.add_input("x", Type::tensor(DType::F32, dims));
-    let mut b = Builder::new(&mut graph, "net");
-    let spec = NestedQuantize {
-        scheme,
-        mode,
-        grouping,
-        range: RangeMethod::Minmax,
-        widths: Widths::default(),
-        lambda: vec![F32(1.0); 3],
-        layout,
-        allow_nonfinite: false,
-    };
-    let hidden = linear(&mut b, x, "first", [INPUTS, HIDDEN], &spec);
-    let bias = b.graph.add_weight("first.bias", Tensor::from_f32(vec![HIDDEN], &random(3, HIDDEN)).unwrap());
-    let hidden = b.add(hidden, bias).unwrap();
-    let hidden = b.unary(Unary::Relu, hidden).unwrap();
-    let logits = linear(&mut b, hidden, "second", [HIDDEN, CLASSES], &spec);
-    let declared = graph.ty(logits).clone();
-    graph.set_outputs(vec![Output { value: logits, name: "logits".into(), declared }]);
-    graph
-}
-
-fn linear(b: &mut Builder, x: Value, name: &str, [from, to]: [usize; 2], spec: &NestedQuantize) -> Value {
-    let shape = match spec.layout {
-        WeightLayout::RowsFirst => vec![to, from],
-        WeightLayout::RowsLast => vec![from, to],
-    };
-    let values = random(name.len() as u64, from * to);
-    let weight =
-        b.graph.add_weight(format!("{name}.weight"), Tensor::from_f32(shape.clone(), &values).unwrap());
-    let outputs = ["codes", "scale", "zero"]
-        .map(|p| ValueInfo { name: format!("{name}.{p}"), ty: Type::Unknown })
-        .to_vec();
-    let quantize = Node::new(Op::NestedQuantize(spec.clone()), name, outputs);
-    let node = b.graph.insert(quantize, &[Some(weight)]).unwrap();
-    mqc_ir::infer::infer_node(b.graph, node).unwrap();
-    let [codes, scale, zero] = [0, 1, 2].map(|slot| Value { node, slot });
-    let slice = b.op(Op::SliceBits { width: Width::MAX, mode: spec.mode }, &[codes]).unwrap();
-    let dequantize = Op::Dequantize {
-        width: Width::MAX,
-        mode: spec.mode,
-        grouping: spec.grouping,
-        layout: spec.layout,
-        shape: shape.iter().map(|&n| n as u64).collect(),
-    };
-    let mut float = b.op(dequantize, &[slice, scale, zero]).unwrap();
-    if spec.layout == WeightLayout::RowsFirst {
-        float = b.transpose(float, &[1, 0]).unwrap();
-    }
-    b.matmul(x, float).unwrap()
-}
-
-fn plain() -> Graph {
-    model(WeightLayout::RowsLast, Grouping::PerChannel, SliceMode::Midpoint, Scheme::Asymmetric)
-}
-
-fn options(bits: &str) -> Options {
-    let kind = LossKind::CrossEntropy { ignore: None, smoothing: 0.0, shift: false };
-    let mut options = Options::new(bits.parse().unwrap(), Loss { kind, output: "logits".into() });
-    options.optimizer.weight_decay = 0.0;
-    options
-}
-
-/// A graph with the values of its state, fed by name.
-struct Machine {
-    program: Program<f32>,
-    graph: StepGraph,
-}
-
-impl Machine {
-    fn new(graph: StepGraph, state: &BTreeMap<String, Tensor>) -> Machine {
-        let carried = graph.state.iter().filter_map(|s| Some((s.input, s.output?))).collect();
-        let mut program = Program::compile(&graph.graph, &Setup { threads: 1, carried }).unwrap();
-        for slot in &graph.state {
-            program.set(slot.input, &Array::from_tensor(&state[&slot.name]).unwrap()).unwrap();
-        }
-        Machine { program, graph }
-    }
-
-    fn feed(&mut self, name: &str, tensor: &Tensor) {
-        if let Some(&input) = self.graph.feeds.get(name) {
-            self.program.set(input, &Array::from_tensor(tensor).unwrap()).unwrap();
-        }
-    }
-
-    fn batch(&mut self) {
-        self.feed("x", &Tensor::from_f32(vec![ROWS, INPUTS], &random(7, ROWS * INPUTS)).unwrap());
-        let labels: Vec<i64> = (0..ROWS as i64).map(|i| i * i % CLASSES as i64).collect();
-        self.feed("labels", &Tensor::from_i64(vec![ROWS], &labels).unwrap());
-        self.feed("rows", &Tensor::from_f32(vec![ROWS], &[1.0; ROWS]).unwrap());
-    }
-
-    fn step(&mut self, number: i64, rate: f32) -> f32 {
-        self.batch();
-        self.feed("lr", &Tensor::f32_scalar(rate));
-        self.feed("step", &Tensor::i64_scalar(number));
-        self.program.run().unwrap();
-        self.result("loss")
-    }
-
-    fn result(&self, name: &str) -> f32 {
-        self.program.scalar(self.graph.results[name])
-    }
-
-    fn results(&self) -> BTreeMap<String, Tensor> {
-        let tensor = |i: usize| self.program.output(i).to_tensor(DType::F32).unwrap();
-        self.graph.results.iter().map(|(name, i)| (name.clone(), tensor(*i))).collect()
-    }
-
-    fn state(&self) -> BTreeMap<String, Tensor> {
-        let tensor = |i: usize| self.program.input(i).to_tensor(DType::F32).unwrap();
-        self.graph.state.iter().map(|s| (s.name.clone(), tensor(s.input))).collect()
-    }
-}
-
-fn initial(training: &Training) -> BTreeMap<String, Tensor> {
-    training.state().iter().map(|s| (s.name.clone(), s.initial.clone())).collect()
-}
-
-fn train(training: &Training, steps: i64, rate: f32) -> (Machine, Vec<f32>) {
-    let mut machine = Machine::new(training.step_graph().unwrap(), &initial(training));
-    let losses = (1..=steps).map(|n| machine.step(n, rate)).collect();
-    (machine, losses)
-}
-
-fn codes(training: &Training, state: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
-    let mut machine = Machine::new(training.codes_graph().unwrap(), state);
-    machine.program.run().unwrap();
-    machine.results()
-}
+use small::{
+    CLASSES, HIDDEN, INPUTS, Machine, ROWS, codes, initial, model, options, plain, random, train, width,
+};
 
 #[test]
 fn every_width_learns_jointly() {
@@ -202,6 +55,8 @@ fn gradients_and_update_are_the_step() {
             Codistill { teacher: width(8), student: width(4), with_truth: true },
             Codistill { teacher: width(8), student: width(2), with_truth: false },
         ];
+        options.balance = Balance::Norms;
+        options.lambda_ramp = Some(Ramp { to: vec![0.1, 0.5, 1.0], steps: 3 });
         let training = Training::new(plain(), options, &BTreeMap::new()).unwrap();
         let (whole, losses) = train(&training, 3, 0.05);
         let start = initial(&training);
@@ -209,6 +64,7 @@ fn gradients_and_update_are_the_step() {
         let mut update = Machine::new(training.update_graph().unwrap(), &start);
         for number in 1..=3 {
             gradient.batch();
+            gradient.feed("step", &Tensor::i64_scalar(number));
             gradient.program.run().unwrap();
             assert_eq!(gradient.result("loss"), losses[number as usize - 1]);
             for (name, value) in gradient.results() {
@@ -421,6 +277,12 @@ fn contradictions_are_errors_that_say_what_is_wrong() {
     let mut lambda = options("8,4,2");
     lambda.lambda = vec![1.0];
     assert!(message(lambda).contains("1 weights for 3 widths"));
+    let mut ramp = options("8,4,2");
+    ramp.lambda_ramp = Some(Ramp { to: vec![0.0; 3], steps: 10 });
+    assert!(message(ramp).contains("not all 0"));
+    let mut rates = options("8,4,2");
+    rates.rates.shift = f32::NAN;
+    assert!(message(rates).contains("expected numbers from 0 on"));
     let mut pair = options("8,4");
     pair.codistill = vec![Codistill { teacher: width(4), student: width(8), with_truth: true }];
     assert!(message(pair).contains("the wider one first"));
