@@ -7,6 +7,7 @@ pub mod cli;
 pub mod compile;
 pub mod cuda;
 pub mod data;
+pub mod device;
 pub mod emit;
 pub mod eval;
 pub mod export;

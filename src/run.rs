@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use mqc_ir::quant::Width;
 use mqc_ir::{Activations, Graph, Tensor};
 use mqc_onnx::Model;
@@ -14,6 +14,7 @@ use mqc_runtime::cpu::Engine;
 
 use crate::artifact::Artifact;
 use crate::data::Tensors;
+use crate::device::DeviceSession;
 use crate::load;
 use crate::precision::{LayerNames, Precision};
 
@@ -30,13 +31,21 @@ pub struct Setup {
     pub unfused: bool,
     /// Rules of `fuse` that are left out.
     pub without: Vec<String>,
+    /// Run on a CUDA device.
+    pub cuda: bool,
 }
 
 /// A loaded model.
 pub struct Loaded {
     artifact: Option<Artifact>,
     model: Model,
-    session: Session,
+    runner: Runner,
+}
+
+/// Who runs a model.
+enum Runner {
+    Cpu(Box<Session>),
+    Cuda(Box<DeviceSession>),
 }
 
 impl Loaded {
@@ -57,9 +66,9 @@ impl Loaded {
         let mut model = load::for_running(path)?;
         change(&mut model.graph)?;
         let engine = Arc::new(Engine::new(setup.threads, setup.activations.unwrap_or_default()));
-        let session =
-            session(&model, setup, &engine).with_context(|| format!("cannot load {}", path.display()))?;
-        Ok(Loaded { artifact: None, model, session })
+        let runner =
+            runner(&model, setup, &engine).with_context(|| format!("cannot load {}", path.display()))?;
+        Ok(Loaded { artifact: None, model, runner })
     }
 
     /// Loads an open artifact. Its planes stay in the mapped file until a width reads them.
@@ -88,12 +97,12 @@ impl Loaded {
         let dir = artifact.dir().display().to_string();
         let activations = setup.activations.unwrap_or(artifact.manifest().activations);
         let engine = Arc::new(Engine::new(setup.threads, activations));
-        let session = session(&model, setup, &engine).with_context(|| format!("cannot load {dir}"))?;
-        let loaded = Loaded { artifact: Some(artifact), model, session };
-        if let Some(width) = setup.resident_bits {
+        let runner = runner(&model, setup, &engine).with_context(|| format!("cannot load {dir}"))?;
+        let loaded = Loaded { artifact: Some(artifact), model, runner };
+        if let (Some(width), Runner::Cpu(session)) = (setup.resident_bits, &loaded.runner) {
             let widest = loaded.opened().map_or(Width::MAX, |artifact| artifact.widest());
             loaded.prepare(&Precision::uniform(width.min(widest)))?;
-            loaded.session.load(width)?;
+            session.load(width)?;
         }
         Ok(loaded)
     }
@@ -127,18 +136,44 @@ impl Loaded {
         Ok(widths)
     }
 
-    /// What runs the model.
-    pub fn session(&self) -> &Session {
-        &self.session
+    /// What runs the model on the processors.
+    ///
+    /// # Errors
+    /// If it runs on a device.
+    pub fn session(&self) -> Result<&Session> {
+        match &self.runner {
+            Runner::Cpu(session) => Ok(session),
+            Runner::Cuda(_) => bail!("this works on the CPU only, not on a CUDA device"),
+        }
+    }
+
+    /// What runs the model on a device, where that is so.
+    pub fn device(&self) -> Option<&DeviceSession> {
+        match &self.runner {
+            Runner::Cpu(_) => None,
+            Runner::Cuda(session) => Some(session),
+        }
     }
 
     /// Runs the model.
     pub fn run(&self, precision: &Precision, inputs: &Tensors) -> Result<Vec<(String, Tensor)>> {
-        Ok(self.session.run(&self.prepare(precision)?, inputs)?)
+        let widths = self.prepare(precision)?;
+        match &self.runner {
+            Runner::Cpu(session) => Ok(session.run(&widths, inputs)?),
+            Runner::Cuda(session) => session.run(&widths, inputs),
+        }
     }
 }
 
-/// A session of the graph, fused unless the setup says otherwise.
+/// A device runs the graph as it is: its own passes fuse. The processors run it fused, unless the setup says otherwise.
+fn runner(model: &Model, setup: &Setup, engine: &Arc<Engine>) -> Result<Runner> {
+    if setup.cuda {
+        return Ok(Runner::Cuda(Box::new(DeviceSession::open(&model.graph)?)));
+    }
+    Ok(Runner::Cpu(Box::new(session(model, setup, engine)?)))
+}
+
+/// A session of the graph on the processors, fused unless the setup says otherwise.
 fn session(model: &Model, setup: &Setup, engine: &Arc<Engine>) -> Result<Session> {
     if setup.unfused {
         return Ok(Session::on(model, engine)?);

@@ -5,6 +5,7 @@ mod breakdown;
 mod calibrate;
 pub mod chart;
 pub mod inputs;
+pub mod on_device;
 mod peer;
 mod report;
 pub mod rivals;
@@ -74,7 +75,8 @@ pub fn run(
     let mut cases = vec![];
     for &count in &options.threads {
         let limits = limits.get(&count).context("the machine was not measured with these threads")?;
-        model.session().engine().set_threads(count);
+        let session = model.session()?;
+        session.engine().set_threads(count);
         let loaded = rivals.as_deref_mut().map(|r| r.load(count)).transpose()?.unwrap_or_default();
         for tensors in inputs {
             let mut ours = precisions
@@ -86,7 +88,7 @@ pub fn run(
             for round in 0..options.warmup + options.rounds {
                 let counts = round >= options.warmup;
                 for lane in &mut ours {
-                    lane.turn(model.session(), tensors, counts)?;
+                    lane.turn(session, tensors, counts)?;
                 }
                 if let Some(rivals) = rivals.as_deref_mut() {
                     rivals.turns(&mut theirs, counts);
@@ -139,7 +141,8 @@ impl Ours {
         theirs: &[Lane],
     ) -> Result<Case> {
         let peers = theirs.iter().filter(|lane| lane.bits.as_ref().is_none_or(|bits| *bits == self.bits));
-        let breakdown = breakdown::breakdown(&self.profiles, model.session().layers(), &self.widths, limits)?;
+        let breakdown =
+            breakdown::breakdown(&self.profiles, model.session()?.layers(), &self.widths, limits)?;
         Ok(Case {
             threads,
             batch: inputs::batch_of(model.graph(), tensors),

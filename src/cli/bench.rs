@@ -12,9 +12,10 @@ use mqc_passes::mqc_fuse::Devices;
 use super::Outcome;
 use super::device::Device;
 use super::run::InputArgs;
-use super::ui::{Ui, UsageError};
-use crate::bench::{self, Machine, Options, Peer, Report, Rivals, chart, inputs};
+use super::ui::{Ui, UsageError, bytes, table};
+use crate::bench::{self, Machine, Options, Peer, Report, Rivals, chart, inputs, on_device};
 use crate::data::Tensors;
+use crate::device::DeviceSession;
 use crate::precision::Precision;
 use crate::run::{Loaded, Setup};
 
@@ -89,7 +90,7 @@ impl Args {
         if let Some(path) = &self.calibrate {
             return self.write_costs(path, ui);
         }
-        self.device.check(ui)?;
+        let cuda = self.device.is_cuda(ui)?;
         let subject = self.subject.clone().context("no model")?;
         // A mistake in the arguments shows before a large model is loaded.
         let asked =
@@ -98,6 +99,7 @@ impl Args {
             activations: self.activations,
             unfused: self.unfused,
             without: self.without.clone(),
+            cuda,
             ..Setup::default()
         };
         let loaded = Loaded::open(&subject, &setup)?;
@@ -105,6 +107,10 @@ impl Args {
         let tensors = self.tensors(&loaded)?;
         for (_, precision) in &precisions {
             loaded.prepare(precision)?;
+        }
+        if let Some(device) = loaded.device() {
+            let name = device.name();
+            return self.on_device(ui, &name, &loaded, &precisions, &tensors);
         }
         if self.threads.is_empty() {
             self.threads.push(bench::cores());
@@ -133,6 +139,56 @@ impl Args {
         };
         tables::print(ui, &report, self.all)?;
         self.write(ui, &report)?;
+        Ok(Outcome::Passed)
+    }
+
+    /// Measures the model on a device: its runs as a whole.
+    fn on_device(
+        &self,
+        ui: &Ui,
+        device: &str,
+        loaded: &Loaded,
+        precisions: &[(String, Precision)],
+        tensors: &[Tensors],
+    ) -> Result<Outcome> {
+        if self.svg.is_some() || self.report.is_some() {
+            bail!(UsageError(
+                "--svg and --report show what an operator takes, which is measured on the CPU only"
+                    .to_owned()
+            ));
+        }
+        let options = Options { rounds: self.rounds, warmup: self.warmup, threads: vec![] };
+        let bar = ui.progress("rounds", ((self.rounds + self.warmup) * tensors.len()) as u64);
+        let cases = on_device::run(loaded, precisions, tensors, &options, &mut || bar.advance(1))?;
+        drop(bar);
+        for note in loaded.device().map(DeviceSession::notes).unwrap_or_default() {
+            ui.say(note);
+        }
+        ui.say(format_args!("on {device}, inputs and outputs copied in every run"));
+        if let Some(path) = &self.json {
+            let text = serde_json::to_string_pretty(&cases)? + "\n";
+            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            ui.say(format_args!("{} written", path.display()));
+        }
+        ui.table_or_json(false, &cases, || {
+            let header =
+                ["bits", "batch", "median us", "min us", "max us", "kernels", "host steps", "planes"];
+            let mut rows = table(header, 2);
+            for case in &cases {
+                let micros = |v: f64| format!("{v:.1}");
+                rows.add_row([
+                    case.bits.clone(),
+                    case.batch.map_or_else(String::new, |batch| batch.to_string()),
+                    micros(case.micros.median),
+                    micros(case.micros.min),
+                    micros(case.micros.max),
+                    case.kernels.to_string(),
+                    case.host_steps.to_string(),
+                    bytes(case.resident_bytes),
+                ]);
+            }
+            rows
+        })?;
         Ok(Outcome::Passed)
     }
 

@@ -9,7 +9,7 @@ use crate::cuda;
 /// Where to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Device {
-    /// This machine's processors.
+    /// The machine's processors.
     #[default]
     Cpu,
     /// A CUDA device, or an error that says why not.
@@ -19,17 +19,19 @@ pub enum Device {
 }
 
 impl Device {
-    /// Checks that the session on the processors, the only one there is yet, is what was asked for.
-    pub fn check(self, ui: &Ui) -> Result<()> {
-        let reason = || match cuda::unavailable() {
-            Some(reason) => anyhow::Error::new(reason),
-            None => anyhow::anyhow!("whole models do not run on CUDA devices yet, only single products"),
-        };
-        match self {
-            Device::Cpu => {}
-            Device::Cuda => return Err(reason()),
-            Device::Auto => ui.say(format_args!("running on the CPU: {:#}", reason())),
+    /// Whether it is a CUDA device; where the processors take its place, says why.
+    ///
+    /// # Errors
+    /// Why there is no device, when one was asked for.
+    pub fn is_cuda(self, ui: &Ui) -> Result<bool> {
+        match (self, cuda::unavailable()) {
+            (Device::Cpu, _) => Ok(false),
+            (Device::Cuda | Device::Auto, None) => Ok(true),
+            (Device::Cuda, Some(reason)) => Err(reason.into()),
+            (Device::Auto, Some(reason)) => {
+                ui.say(format_args!("running on the CPU: {reason}"));
+                Ok(false)
+            }
         }
-        Ok(())
     }
 }

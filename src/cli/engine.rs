@@ -33,6 +33,7 @@ impl EngineArgs {
             resident_bits: self.resident_bits,
             unfused: self.unfused,
             without: vec![],
+            cuda: false,
         }
     }
 }

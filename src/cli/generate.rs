@@ -13,6 +13,7 @@ use super::engine::EngineArgs;
 use super::ui::{Ui, UsageError, bytes};
 use crate::generate::{Decoder, Finish, Generated, Memory, Request, Sampling, Tokens, generate};
 use crate::precision::Precision;
+use crate::run::Setup;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -92,7 +93,7 @@ struct Report<'a> {
 
 impl Args {
     pub fn run(self, ui: &Ui) -> Result<Outcome> {
-        self.device.check(ui)?;
+        let cuda = self.device.is_cuda(ui)?;
         // A mistake in the arguments shows before a large model is loaded.
         let sampling = Sampling {
             repetition_penalty: self.repetition_penalty,
@@ -116,7 +117,7 @@ impl Args {
         let ends = tokens.ends(&self.eos)?;
 
         let start = Instant::now();
-        let mut decoder = Decoder::open(&self.model, &self.engine.setup())?;
+        let mut decoder = Decoder::open(&self.model, &Setup { cuda, ..self.engine.setup() })?;
         let load = start.elapsed();
         if self.bits.is_none() {
             let widest = decoder.artifact().map_or(Width::MAX, |a| a.widest());

@@ -12,7 +12,7 @@ use super::engine::EngineArgs;
 use super::ui::{Ui, UsageError, table};
 use crate::data;
 use crate::precision::Precision;
-use crate::run::Loaded;
+use crate::run::{Loaded, Setup};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -79,14 +79,14 @@ struct Row {
 
 impl Args {
     pub fn run(self, ui: &Ui) -> Result<Outcome> {
-        self.device.check(ui)?;
+        let cuda = self.device.is_cuda(ui)?;
         if self.bits.len() > 1 && self.output.as_ref().is_some_and(|o| !o.contains("{bits}")) {
             bail!(UsageError("with several --bits the output path needs {bits} in it".to_owned()));
         }
         // A mistake in the arguments shows before a large model is loaded.
         let mut precisions =
             self.bits.iter().map(|b| Ok((b.clone(), Precision::parse(b)?))).collect::<Result<Vec<_>>>()?;
-        let loaded = Loaded::open(&self.model, &self.engine.setup())?;
+        let loaded = Loaded::open(&self.model, &Setup { cuda, ..self.engine.setup() })?;
         if precisions.is_empty() {
             let widest = loaded.opened().map_or(Width::MAX, |a| a.widest());
             precisions.push((widest.to_string(), Precision::uniform(widest)));

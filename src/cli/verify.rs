@@ -14,7 +14,7 @@ use super::ui::{Ui, UsageError, table};
 use crate::artifact::Artifact;
 use crate::data;
 use crate::precision::Precision;
-use crate::run::Loaded;
+use crate::run::{Loaded, Setup};
 use crate::verify::{self, LayerError, OutputError};
 
 #[derive(clap::Args)]
@@ -65,7 +65,7 @@ struct Report {
 
 impl Args {
     pub fn run(self, ui: &Ui) -> Result<Outcome> {
-        self.device.check(ui)?;
+        let cuda = self.device.is_cuda(ui)?;
         let artifact = Artifact::open(&self.artifact)?;
         artifact.verify_all()?;
         let mut report = Report {
@@ -76,7 +76,7 @@ impl Args {
             failures: vec![],
         };
         if let Some(model) = &self.model {
-            self.compare(ui, model, artifact, &mut report)?;
+            self.compare(ui, model, (artifact, cuda), &mut report)?;
         } else if self.layers || !self.bits.is_empty() {
             bail!(UsageError(
                 "--bits and --layers compare with a float model; give it with --model".to_owned()
@@ -94,7 +94,7 @@ impl Args {
         &self,
         ui: &Ui,
         model: &std::path::Path,
-        artifact: Artifact,
+        (artifact, cuda): (Artifact, bool),
         report: &mut Report,
     ) -> Result<()> {
         let widest = artifact.widest();
@@ -106,7 +106,7 @@ impl Args {
         let precisions =
             bits.into_iter().map(|b| Ok((b.clone(), Precision::parse(&b)?))).collect::<Result<Vec<_>>>()?;
         let float = Loaded::open(model, &self.engine.setup())?;
-        let artifact = Loaded::artifact(artifact, &self.engine.setup())?;
+        let artifact = Loaded::artifact(artifact, &Setup { cuda, ..self.engine.setup() })?;
         let inputs = self.inputs.read(float.graph())?;
         let labels = self.labels.as_ref().map(|name| find_labels(&self.inputs.input, name)).transpose()?;
         report.outputs = verify::outputs(&float, &artifact, &precisions, &inputs, labels.as_ref())?;

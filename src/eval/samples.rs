@@ -91,7 +91,7 @@ impl Classifier {
 
     /// Logits of a batch. A softmax is undone up to a constant of each row, which changes no probability.
     fn run(&self, widths: &Widths, inputs: &Tensors) -> Result<Rows> {
-        let outputs = self.loaded.session().run(widths, inputs)?;
+        let outputs = self.loaded.session()?.run(widths, inputs)?;
         let (_, tensor) = outputs.into_iter().next().context("the model gave no output")?;
         let output = &self.output;
         let (Some(&classes), 2..) = (tensor.shape().last(), tensor.shape().len()) else {

@@ -94,9 +94,9 @@ impl SessionModel {
             let [heads, size] = [past.heads, past.size].map(|n| n.to_string());
             sizes.insert(past.input.clone(), vec![batch.clone(), heads, "0".to_owned(), size]);
         }
-        let error = self.loaded.session().plan_symbolic(&sizes).err();
-        self.untried_plan.set(error.is_none());
-        *self.plan_error.borrow_mut() = error.map(anyhow::Error::from);
+        let planned = self.loaded.session().and_then(|session| Ok(session.plan_symbolic(&sizes)?));
+        self.untried_plan.set(planned.is_ok());
+        *self.plan_error.borrow_mut() = planned.err();
     }
 
     /// Why there is no plan for all lengths.
@@ -152,7 +152,7 @@ impl SessionModel {
 
     /// Runs the session. tract plans some graphs for all lengths and cannot run the plan: then each length is planned.
     fn run(&self, widths: &Widths, inputs: &Tensors) -> Result<Vec<(String, Tensor)>> {
-        let session = self.loaded.session();
+        let session = self.loaded.session()?;
         match session.run(widths, inputs) {
             Err(error @ mqc_runtime::Error::Cpu(_)) if self.untried_plan.take() => {
                 session.forget_symbolic();

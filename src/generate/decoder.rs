@@ -12,6 +12,7 @@ use mqc_passes::Pipeline;
 use mqc_passes::decoder::cache_attention::PAST_POSITIONS;
 use serde::Serialize;
 
+use super::on_device::DeviceMemory;
 use super::roles::{Integers, Roles};
 use crate::artifact::Artifact;
 use crate::data::Tensors;
@@ -44,6 +45,8 @@ pub struct Decoder {
     plan_error: Option<anyhow::Error>,
     /// Whether the plan has run without error.
     plan_runs: bool,
+    /// What a device remembers, where it runs the model.
+    on_device: Option<DeviceMemory>,
 }
 
 /// The width of every layer.
@@ -57,10 +60,13 @@ impl Decoder {
     pub fn open(path: &Path, setup: &Setup) -> Result<Decoder> {
         let mut before = None;
         let loaded = Loaded::open_changed(path, setup, |graph| {
-            before = Some(prepare(graph)?);
+            before = Some(prepare(graph, setup.cuda)?);
             Ok(())
         })?;
         let roles = Roles::of(loaded.graph())?;
+        if setup.cuda {
+            return Decoder::on_device(loaded, roles);
+        }
         let cached = before.is_some_and(|before| before.past.len() > roles.past.len());
         let memory = match (cached, roles.past.is_empty()) {
             (true, true) => Memory::Resident,
@@ -68,11 +74,8 @@ impl Decoder {
             (false, true) => Memory::None,
         };
         let start = Instant::now();
-        let plan_error = loaded
-            .session()
-            .plan_symbolic(&roles.sizes(memory != Memory::None))
-            .err()
-            .map(anyhow::Error::from);
+        let plan_error = loaded.session()?.plan_symbolic(&roles.sizes(memory != Memory::None)).err();
+        let plan_error = plan_error.map(anyhow::Error::from);
         let planning = start.elapsed();
         let (past, sequence) = (BTreeMap::new(), vec![]);
         let mut decoder = Decoder {
@@ -85,21 +88,45 @@ impl Decoder {
             planning,
             plan_error,
             plan_runs: false,
+            on_device: None,
         };
         decoder.reset();
         Ok(decoder)
     }
 
+    fn on_device(loaded: Loaded, roles: Roles) -> Result<Decoder> {
+        DeviceMemory::check(loaded.graph(), &roles)?;
+        let memory = if roles.past.is_empty() { Memory::None } else { Memory::Resident };
+        Ok(Decoder {
+            loaded,
+            roles,
+            memory,
+            past: BTreeMap::new(),
+            sequence: vec![],
+            positions: 0,
+            planning: Duration::ZERO,
+            plan_error: None,
+            plan_runs: true,
+            on_device: Some(DeviceMemory::default()),
+        })
+    }
+
     /// Forgets the sequence.
     pub fn reset(&mut self) {
-        self.loaded.session().truncate(0);
+        self.positions = 0;
+        if let Some(memory) = &mut self.on_device {
+            memory.reset();
+            return;
+        }
+        if let Ok(session) = self.loaded.session() {
+            session.truncate(0);
+        }
         let empty = |past: &super::roles::Past| {
             let shape = vec![1, past.heads as usize, 0, past.size as usize];
             Tensor::new(past.dtype, shape, Default::default()).ok().map(|tensor| (past.input.clone(), tensor))
         };
         self.past = self.roles.past.iter().filter_map(empty).collect();
         self.sequence.clear();
-        self.positions = 0;
     }
 
     /// The width of every layer; the planes that they read are compared with their checksums the first time.
@@ -119,8 +146,11 @@ impl Decoder {
 
     /// Bytes of keys and values of the sequence so far.
     pub fn memory_bytes(&self) -> u64 {
+        if let Some(memory) = &self.on_device {
+            return memory.bytes(&self.roles);
+        }
         let fed: usize = self.past.values().map(|t| t.bytes().len()).sum();
-        self.loaded.session().cache_bytes() + fed as u64
+        self.loaded.session().map_or(0, |session| session.cache_bytes()) + fed as u64
     }
 
     /// Positions read.
@@ -149,6 +179,11 @@ impl Decoder {
         if tokens.is_empty() {
             bail!("no tokens to read");
         }
+        if let (Some(memory), Some(session)) = (&mut self.on_device, self.loaded.device()) {
+            let logits = memory.read(session, self.loaded.graph(), &self.roles, tokens, widths)?;
+            self.positions += tokens.len();
+            return Ok(logits);
+        }
         let new: Vec<u32> = match self.memory {
             Memory::None => self.sequence.iter().chain(tokens).copied().collect(),
             Memory::Resident | Memory::FedBack => tokens.to_vec(),
@@ -174,7 +209,7 @@ impl Decoder {
     /// Runs the session. tract plans some graphs for all lengths and cannot run the plan: where a plan for these very
     /// lengths runs, it does from then on.
     fn run(&mut self, widths: &Widths, inputs: &Tensors) -> Result<Vec<(String, Tensor)>> {
-        let session = self.loaded.session();
+        let session = self.loaded.session()?;
         let error = match session.run(widths, inputs) {
             Err(error @ mqc_runtime::Error::Cpu(_)) if self.plan_error.is_none() && !self.plan_runs => error,
             result => {
@@ -211,8 +246,8 @@ impl Decoder {
 }
 
 /// Keeps what generating needs: the logits of the last position, and keys and values in the session where possible.
-/// Returns what inputs and outputs were for before.
-fn prepare(graph: &mut Graph) -> Result<Roles> {
+/// Returns what inputs and outputs were for before. Programs of a device have the memory of their own.
+fn prepare(graph: &mut Graph, cuda: bool) -> Result<Roles> {
     mqc_ir::infer::infer(graph).map_err(mqc_passes::Error::InvalidInput)?;
     let roles = Roles::of(graph)?;
     if let Some(sized) = with_sizes(graph, &roles) {
@@ -224,6 +259,9 @@ fn prepare(graph: &mut Graph) -> Result<Roles> {
     let kept = logits.chain(outputs.iter().filter(|o| wanted(&o.name))).cloned().collect();
     graph.set_outputs(kept);
     graph.erase_dead();
+    if cuda {
+        return Ok(roles);
+    }
     let options = mqc_passes::Options::default();
     let mut context = mqc_passes::Context::new(&options, None);
     Pipeline::decode().run(graph, &mut context, &mqc_passes::Debug::default())?;

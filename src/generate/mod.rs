@@ -1,6 +1,7 @@
 //! Generating text with a decoder, token by token, at widths that may change on the way.
 
 pub mod decoder;
+mod on_device;
 pub mod roles;
 pub mod sampling;
 pub mod stop;

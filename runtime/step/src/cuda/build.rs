@@ -27,6 +27,8 @@ pub(super) enum Planned {
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub steps: Vec<Planned>,
+    /// Steps of the host that come first.
+    pub before: usize,
     pub text: Text,
     /// Elements of every workspace.
     pub workspaces: Vec<usize>,
@@ -36,12 +38,16 @@ pub(super) struct Plan {
 /// Schedules and emits. Errors: a kernel with more buffers than its arguments can name.
 pub(super) fn plan(lowered: &Lowered<f32>, carried: &[(usize, usize)]) -> Result<(Plan, Memory), String> {
     let mut kernels = fuse::schedule(lowered);
-    host_first(lowered, &mut kernels);
+    let before = host_first(lowered, &mut kernels);
     let memory = memory::plan(lowered, &mut kernels, carried);
     let mut plan = Plan::default();
-    for kernel in &kernels {
+    plan.before = before;
+    for (index, kernel) in kernels.iter().enumerate() {
         match kernel {
             fuse::Kernel::Fused(fused) => plan.pass(fused)?,
+            fuse::Kernel::Single(task) if index < before || is_host(task) => {
+                plan.steps.push(Planned::Host(task.clone()));
+            }
             fuse::Kernel::Single(task) => plan.single(lowered, task)?,
         }
     }
@@ -49,39 +55,42 @@ pub(super) fn plan(lowered: &Lowered<f32>, carried: &[(usize, usize)]) -> Result
 }
 
 /// Whether no kernel does it.
-fn is_host(kernel: &fuse::Kernel) -> bool {
-    match kernel {
-        fuse::Kernel::Fused(_) => false,
-        fuse::Kernel::Single(task) => match &task.work {
-            Work::Plain(_) | Work::Nested { kind: Nested::Gather { .. }, .. } => true,
-            Work::Map { .. }
-            | Work::Fold { .. }
-            | Work::Product(_)
-            | Work::Gather { .. }
-            | Work::AddRows { .. }
-            | Work::Concat { .. }
-            | Work::Copy(_)
-            | Work::Nested { kind: Nested::MatMul { .. }, .. } => false,
-        },
+fn is_host(task: &Task) -> bool {
+    match &task.work {
+        Work::Plain(_) | Work::Nested { kind: Nested::Gather { .. } | Nested::Whole { .. }, .. } => true,
+        Work::Map { .. }
+        | Work::Fold { .. }
+        | Work::Product(_)
+        | Work::Gather { .. }
+        | Work::AddRows { .. }
+        | Work::Concat { .. }
+        | Work::Copy(_)
+        | Work::Nested { kind: Nested::MatMul { .. }, .. } => false,
     }
 }
 
-/// What the host can do before the device begins comes first: the rest can be recorded.
-fn host_first(lowered: &Lowered<f32>, kernels: &mut Vec<fuse::Kernel>) {
+/// What the host can do before the device begins comes first: the rest can be recorded. Returns how many steps that are.
+fn host_first(lowered: &Lowered<f32>, kernels: &mut Vec<fuse::Kernel>) -> usize {
     let mut known: Vec<bool> =
         lowered.places.iter().map(|place| !matches!(place.source, Source::Computed)).collect();
     let (mut first, mut rest) = (vec![], vec![]);
     for kernel in kernels.drain(..) {
-        let early = is_host(&kernel) && memory::reads(&kernel).iter().all(|root| known[*root]);
-        if early {
+        // The host moves integers along with what it does for them.
+        let can = match &kernel {
+            fuse::Kernel::Fused(_) => false,
+            fuse::Kernel::Single(task) => is_host(task) || matches!(task.work, Work::Copy(_)),
+        };
+        if can && memory::reads(&kernel).iter().all(|root| known[*root]) {
             memory::writes(&kernel).into_iter().for_each(|root| known[root] = true);
             first.push(kernel);
         } else {
             rest.push(kernel);
         }
     }
+    let before = first.len();
     first.append(&mut rest);
     *kernels = first;
+    before
 }
 
 impl Plan {
@@ -146,16 +155,16 @@ impl Plan {
             Work::Concat { outer, parts } => single::concat(*outer, parts, to),
             Work::Copy(view) => single::copy(view, lowered.places[view.root].kind, to),
             Work::Nested { kind: Nested::MatMul { layer }, data } => {
+                let data = data.as_ref().ok_or("a product has no operand")?;
                 let tokens = data.shape.iter().rev().skip(1).product();
                 let (layer, x) = (layer.clone(), data.root);
                 self.steps.push(Planned::Nested { layer, x, y: to, tokens });
                 return Ok(());
             }
-            Work::Plain(_) | Work::Nested { kind: Nested::Gather { .. }, .. } => {
-                self.steps.push(Planned::Host(Box::new(task.clone())));
-                return Ok(());
-            }
-            Work::Map { .. } | Work::Fold { .. } => return Err("a pass is not scheduled as one".to_owned()),
+            Work::Plain(_)
+            | Work::Nested { kind: Nested::Gather { .. } | Nested::Whole { .. }, .. }
+            | Work::Map { .. }
+            | Work::Fold { .. } => return Err("a step has no kernel of its own".to_owned()),
         };
         self.kernel(kernel, Some(task.step))
     }

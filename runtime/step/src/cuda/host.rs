@@ -6,6 +6,7 @@ use super::Engine;
 use crate::Kind;
 use crate::array::Data;
 use crate::graph::Net;
+use crate::lower;
 use crate::lower::task::{Nested, Task, Work};
 use crate::plain::{self, Call, Spec, gather};
 
@@ -53,13 +54,24 @@ pub(super) fn compute(
             weight.gather(width, &rows, &mut out).map_err(|error| error.to_string())?;
             Ok(vec![Data::Real(out)])
         }
+        Work::Copy(view) => {
+            let data = read.first().ok_or("a copy has no operand")?;
+            Ok(vec![lower::elements(data, view)])
+        }
+        Work::Nested { kind: Nested::Whole { layer }, .. } => {
+            let weight = engine.weight(layer).ok_or_else(|| format!("layer {layer} has no weight"))?;
+            let width = width.ok_or_else(|| format!("layer {layer} has no width"))?;
+            let rows: Vec<usize> = (0..weight.rows()).collect();
+            let mut out = vec![0.0; rows.len() * weight.cols()];
+            weight.gather(width, &rows, &mut out).map_err(|error| error.to_string())?;
+            Ok(vec![Data::Real(out)])
+        }
         Work::Map { .. }
         | Work::Fold { .. }
         | Work::Product(_)
         | Work::Gather { .. }
         | Work::AddRows { .. }
         | Work::Concat { .. }
-        | Work::Copy(_)
         | Work::Nested { kind: Nested::MatMul { .. }, .. } => Err("the work has a kernel".to_owned()),
     }
 }

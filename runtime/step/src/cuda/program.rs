@@ -14,7 +14,7 @@ use super::kernel::Slot;
 use super::{DeviceProgramError as Error, Engine, host};
 use crate::array::Data;
 use crate::graph::Net;
-use crate::lower::task::{Nested, Source, Task, Work};
+use crate::lower::task::{Source, Task, Work};
 use crate::lower::{self, Lowered};
 use crate::view::Root;
 use crate::{Array, Kind, Port, Setup};
@@ -34,7 +34,7 @@ pub struct Program {
     inputs: Vec<Root>,
     outputs: Vec<Root>,
     given: Vec<bool>,
-    /// Inputs that the host reads: their values are kept there too.
+    /// What the host reads and has itself: inputs, constants, what its first steps make.
     on_host: BTreeMap<Root, Data<f32>>,
     copies: Vec<(Root, Root)>,
     faultable: BTreeSet<usize>,
@@ -114,14 +114,30 @@ impl Program {
                 Planned::Host(task) => Step::Host(task),
             });
         }
-        let is_host = |step: &Step| matches!(step, Step::Host(_));
-        let before = steps.iter().take_while(|step| is_host(step)).count();
-        let read = steps
-            .iter()
-            .filter_map(|step| if let Step::Host(task) = step { Some(task.reads()) } else { None });
-        let read: BTreeSet<Root> = read.flatten().collect();
-        let on_host = lowered.inputs.iter().filter(|root| read.contains(root));
-        let on_host = on_host.map(|root| (*root, Data::Real(vec![]))).collect();
+        let before = plan.before;
+        let host = steps.iter().filter_map(|step| match step {
+            Step::Host(task) => Some(task.reads()),
+            Step::Kernel { .. } | Step::Nested { .. } => None,
+        });
+        // What the device computes is read from there.
+        let mut on_host: BTreeMap<Root, Data<f32>> = BTreeMap::new();
+        for root in host.flatten() {
+            match &lowered.places[root].source {
+                Source::Input => drop(on_host.insert(root, Data::Real(vec![]))),
+                Source::Constant(data) => drop(on_host.insert(root, data.clone())),
+                Source::Computed => {}
+            }
+        }
+        let is_read = |root: &Root| {
+            steps[..before].iter().any(|step| matches!(step, Step::Host(task) if task.reads().contains(root)))
+        };
+        for step in &steps[..before] {
+            if let Step::Host(task) = step {
+                on_host.extend(
+                    task.outputs.iter().filter(|root| is_read(root)).map(|root| (*root, Data::Real(vec![]))),
+                );
+            }
+        }
         let copies = setup.carried.iter().map(|(to, from)| (lowered.outputs[*from], lowered.inputs[*to]));
         let copies = copies.filter(|(from, to)| memory.places[*from] != memory.places[*to]).collect();
         let given = vec![false; lowered.inputs.len()];
@@ -250,19 +266,17 @@ impl Program {
         let mut used = vec![];
         for step in &self.steps {
             let (layer, tokens) = match step {
-                Step::Nested { layer, tokens, .. } => (layer, Some(*tokens)),
+                Step::Nested { layer, tokens, .. } => (layer.as_str(), Some(*tokens)),
                 Step::Host(task) => match &task.work {
-                    Work::Nested { kind: Nested::Gather { layer } | Nested::MatMul { layer }, .. } => {
-                        (layer, None)
-                    }
+                    Work::Nested { kind, .. } => (kind.layer(), None),
                     _ => continue,
                 },
                 Step::Kernel { .. } => continue,
             };
-            let width = *widths.get(layer).ok_or_else(|| Error::NoWidth { layer: layer.clone() })?;
+            let width = *widths.get(layer).ok_or_else(|| Error::NoWidth { layer: layer.to_owned() })?;
             let most = engine.weight(layer).map(|weight| weight.max_width());
             if let Some(most) = most.filter(|most| width > *most) {
-                return Err(Error::WidthNotStored { layer: layer.clone(), width, most });
+                return Err(Error::WidthNotStored { layer: layer.to_owned(), width, most });
             }
             if let Some(tokens) = tokens {
                 engine.prepare(layer, width, tokens)?;
@@ -311,6 +325,9 @@ impl Program {
                 let written = written.map_err(|message| self.net.steps[task.step].error(message))?;
                 for (root, data) in task.outputs.iter().zip(written) {
                     self.memory.write(&self.device, *root, &data)?;
+                    if let Some(kept) = self.on_host.get_mut(root) {
+                        *kept = data;
+                    }
                 }
                 Ok(())
             }

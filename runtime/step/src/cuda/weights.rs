@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mqc_ir::op::Opaque;
-use mqc_ir::{Attribute, Graph, NodeId, Op, Text};
+use mqc_ir::{Attribute, DType, Dim, Graph, Node, NodeId, Op, Text, Type, Value, ValueInfo};
 use mqc_kernels::nested::NestedWeight;
 
 use crate::lower::task::Nested;
@@ -12,9 +12,11 @@ use crate::lower::task::Nested;
 const DOMAIN: &str = "ai.mqc.device";
 const MATMUL: &str = "NestedMatMul";
 const GATHER: &str = "NestedGather";
+const WHOLE: &str = "NestedWeight";
 const LAYER: &str = "layer";
 
-/// Leaves nodes that name their weight, and returns the weights by name. `weight_of` reads the weight of a nested node.
+/// Leaves nodes that name their weight, and returns the weights by name. A convolution becomes one with a float weight that
+/// is made of the nested one in every run. `weight_of` reads the weight of a nested node.
 ///
 /// # Errors
 /// Those of `weight_of`; a graph with a cycle.
@@ -24,30 +26,50 @@ pub fn bind<E: From<mqc_ir::Error>>(
 ) -> Result<BTreeMap<String, NestedWeight>, E> {
     let mut weights = BTreeMap::new();
     for id in graph.order()? {
-        let (op_type, layer) = match graph.node(id).map(|node| &node.op) {
-            Some(Op::NestedMatMul(nested)) => (MATMUL, nested.layer.clone()),
-            Some(Op::NestedGather(nested)) => (GATHER, nested.layer.clone()),
-            _ => continue,
+        let Some(op) = graph.node(id).map(|node| node.op.clone()) else { continue };
+        let (Op::NestedMatMul(nested) | Op::NestedGather(nested) | Op::NestedConv { nested, .. }) = &op
+        else {
+            continue;
         };
+        let layer = nested.layer.clone();
         if !weights.contains_key(&layer) {
             let Some(weight) = weight_of(graph, id)? else { continue };
             weights.insert(layer.clone(), weight);
         }
-        let name = Attribute::String(Text(layer.into_bytes()));
-        let opaque = Opaque {
-            domain: DOMAIN.to_owned(),
-            op_type: op_type.to_owned(),
-            overload: String::new(),
-            attributes: BTreeMap::from([(LAYER.to_owned(), name)]),
+        let data = graph.operand(id, 0);
+        let (op, operands) = match &op {
+            Op::NestedConv { window, shape, .. } => {
+                let weight = whole(graph, &layer, shape)?;
+                (Op::Conv(window.clone()), vec![data, Some(weight), graph.operand(id, 4)])
+            }
+            Op::NestedGather(_) => (naming(GATHER, layer), vec![data]),
+            _ => (naming(MATMUL, layer), vec![data]),
         };
         if let Some(node) = graph.node_mut(id) {
-            node.op = Op::Opaque(opaque);
+            node.op = op;
         }
-        let data = graph.operand(id, 0);
-        graph.set_operands(id, &[data])?;
+        let given = if operands.last() == Some(&None) { operands.len() - 1 } else { operands.len() };
+        graph.set_operands(id, &operands[..given])?;
     }
     graph.erase_dead();
     Ok(weights)
+}
+
+/// A node without operands whose value is a whole weight, as floats.
+fn whole(graph: &mut Graph, layer: &str, shape: &[u64]) -> Result<Value, mqc_ir::Error> {
+    let ty = Type::tensor(DType::F32, shape.iter().map(|size| Dim::Size(*size)).collect());
+    let name = graph.fresh_name(&format!("{layer}.float"));
+    let node = Node::new(naming(WHOLE, layer.to_owned()), name.clone(), vec![ValueInfo { name, ty }]);
+    Ok(Value { node: graph.insert(node, &[])?, slot: 0 })
+}
+
+fn naming(op_type: &str, layer: String) -> Op {
+    Op::Opaque(Opaque {
+        domain: DOMAIN.to_owned(),
+        op_type: op_type.to_owned(),
+        overload: String::new(),
+        attributes: BTreeMap::from([(LAYER.to_owned(), Attribute::String(Text(layer.into_bytes())))]),
+    })
 }
 
 /// What a node does that names its weight; `None` for all others.
@@ -58,6 +80,7 @@ pub(crate) fn named(op: &Op) -> Option<Nested> {
     match (opaque.domain.as_str(), opaque.op_type.as_str()) {
         (DOMAIN, MATMUL) => Some(Nested::MatMul { layer }),
         (DOMAIN, GATHER) => Some(Nested::Gather { layer }),
+        (DOMAIN, WHOLE) => Some(Nested::Whole { layer }),
         _ => None,
     }
 }

@@ -258,8 +258,7 @@ impl<T: Real> Lower<'_, T> {
         }
         if let Some(kind) = nested(&step.op) {
             let spec = self.spec(step, 0)?;
-            let data = self.view(step, 0)?;
-            let data = self.dense(data);
+            let data = self.optional(step, 0).map(|data| self.dense(data));
             let result = self.root(Kind::Real, &spec.shape, Source::Computed);
             self.push(Work::Nested { kind, data }, vec![result.root]);
             self.set(step, 0, result);

@@ -103,13 +103,15 @@ pub(crate) enum Nested {
     MatMul { layer: String },
     /// Rows of a table.
     Gather { layer: String },
+    /// The weight itself as floats, without an operand.
+    Whole { layer: String },
 }
 
 impl Nested {
     /// The name of the weight.
     pub fn layer(&self) -> &str {
         match self {
-            Nested::MatMul { layer } | Nested::Gather { layer } => layer,
+            Nested::MatMul { layer } | Nested::Gather { layer } | Nested::Whole { layer } => layer,
         }
     }
 }
@@ -153,7 +155,7 @@ pub(crate) enum Work {
     /// With a nested weight, on a dense operand. Only programs of a device have it.
     Nested {
         kind: Nested,
-        data: View,
+        data: Option<View>,
     },
     /// Any other operation, on dense operands.
     Plain(Vec<Option<View>>),
@@ -182,7 +184,7 @@ impl Task {
             }
             Work::Concat { parts, .. } => parts.iter().map(|(view, _)| view.root).collect(),
             Work::Copy(view) => vec![view.root],
-            Work::Nested { data, .. } => vec![data.root],
+            Work::Nested { data, .. } => data.iter().map(|view| view.root).collect(),
             Work::Plain(args) => args.iter().flatten().map(|view| view.root).collect(),
         }
     }
