@@ -42,15 +42,16 @@ impl DeviceMemory {
     /// # Errors
     /// What it lacks.
     pub fn check(graph: &Graph, roles: &Roles) -> Result<()> {
-        let counts =
-            roles.attention_mask.as_ref().is_some_and(|mask| !counts_of(graph, &mask.name).is_empty());
-        let given = roles.attention_mask.is_some() && (roles.positions.is_some() || counts);
-        if roles.past.is_empty() || given {
+        if roles.past.is_empty() {
+            return Ok(());
+        }
+        let mask = roles.attention_mask.as_ref().filter(|mask| reads_values(graph, &mask.name));
+        if mask.is_some_and(|mask| roles.positions.is_some() || !counts_of(graph, &mask.name).is_empty()) {
             return Ok(());
         }
         bail!(
-            "on a CUDA device a model with past keys and values needs the input attention_mask, and positions as the input \
-             position_ids or counted along the mask (CumSum); use --device cpu"
+            "on a CUDA device a model with past keys and values must hide what its input attention_mask is 0 for, and take \
+             positions from the input position_ids or count them along the mask (CumSum); use --device cpu"
         )
     }
 
@@ -256,6 +257,16 @@ fn remembering(
         shapes.insert(COUNTED.to_owned(), vec![1, room + tokens]);
     }
     Ok((graph, shapes, Setup { threads: 0, carried }))
+}
+
+/// Whether more of an input than its shape is read.
+fn reads_values(graph: &Graph, name: &str) -> bool {
+    let value = |id: &mqc_ir::NodeId| Value { node: *id, slot: 0 };
+    let input =
+        graph.inputs().iter().map(value).find(|v| graph.info(*v).is_some_and(|info| info.name == name));
+    let users = input.map(|input| graph.users(input)).unwrap_or_default();
+    let is_shape = |id| matches!(graph.node(id).map(|node| &node.op), Some(Op::Shape { .. }));
+    users.into_iter().any(|(user, _)| !is_shape(user))
 }
 
 /// What counts the positions along a mask `[1, positions]`, in i64: the host does it sooner.

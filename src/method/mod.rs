@@ -5,5 +5,6 @@ pub mod finish;
 pub mod graphs;
 pub mod omniquant;
 pub mod prepare;
+pub mod runner;
 pub mod stages;
 pub mod trainee;

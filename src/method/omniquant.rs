@@ -14,6 +14,7 @@ use mqc_training::options::{LossKind, Options};
 use mqc_training::training::names;
 
 use super::finish;
+use super::runner::Place;
 use super::stages::Finished;
 use super::trainee::{Outputs, Trainee};
 use crate::data::{Tensors, required_inputs};
@@ -43,7 +44,7 @@ pub struct Run<'a> {
     /// Seed of the order.
     pub seed: u64,
     /// Threads, 0 for all.
-    pub threads: usize,
+    pub place: Place,
     /// Where the blocks' checkpoints go.
     pub folder: PathBuf,
     /// Whether to continue what is there.
@@ -88,7 +89,7 @@ pub fn run(
         let training = Training::new(block.graph.clone(), options, &run.ranges).with_context(context)?;
         let mut data = run.data(block, &inputs, index)?;
         let evaluated: Vec<_> = training.options().widths.iter().copied().map(Some).collect();
-        let mut trainee = Trainee::new(training, &evaluated, 1, run.threads).with_context(context)?;
+        let mut trainee = Trainee::new(training, &evaluated, 1, &run.place).with_context(context)?;
         let summary = train::train(&mut trainee, &mut data, &loops, &folder, resume, interrupt, watch)
             .with_context(context)?;
         match summary.ended {
@@ -97,7 +98,7 @@ pub fn run(
         }
         calibrated.summaries.push(summary);
         super::stages::take_best(&mut trainee, &folder)?;
-        take(&mut calibrated.trained, &trainee, run.threads)?;
+        take(&mut calibrated.trained, &trainee, &run.place)?;
         if let Some(next) = blocks.get(index + 1).and_then(|b| b.input.clone()) {
             let output = run.forward(&trainee, &inputs)?;
             inputs.retain(|name, _| run.samples.contains_key(name));
@@ -132,8 +133,8 @@ fn fixed(run: &Run, options: &Options) -> Result<train::Options> {
 }
 
 /// Codes, maps and changed constants of a block.
-fn take(all: &mut trained::Trained, trainee: &Trainee, threads: usize) -> Result<()> {
-    let codes = trainee.codes(threads)?;
+fn take(all: &mut trained::Trained, trainee: &Trainee, place: &Place) -> Result<()> {
+    let codes = trainee.codes(place)?;
     all.layers.extend(finish::layers(trainee.training(), &codes)?);
     let suffix = names::transformed("");
     let changed = codes.into_iter().filter_map(|(n, t)| Some((n.strip_suffix(&suffix)?.to_owned(), t)));
@@ -153,7 +154,7 @@ impl Run<'_> {
 
     /// The float block's output for all samples.
     fn forward(&self, trainee: &Trainee, inputs: &Tensors) -> Result<Tensor> {
-        let mut outputs = Outputs::new(trainee.training(), self.threads)?;
+        let mut outputs = Outputs::new(trainee.training(), &self.place)?;
         let rows = inputs.values().find_map(|t| t.shape().first().copied()).unwrap_or(0);
         let mut bytes = vec![];
         let mut shape = vec![rows];

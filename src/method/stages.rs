@@ -10,6 +10,7 @@ use mqc_ir::{Graph, Tensor};
 use mqc_training::options::{Latent, Options, Ramp};
 use mqc_training::{Training, training::names};
 
+use super::runner::Place;
 use super::trainee::Trainee;
 use crate::train::{self, Data, Ended, Interrupt, Kind, Summary, Watch, checkpoint};
 use crate::usage::UsageError;
@@ -107,7 +108,7 @@ pub struct Run<'a> {
     /// Batches of the model's size in a step.
     pub parts: usize,
     /// Threads, 0 for all.
-    pub threads: usize,
+    pub place: Place,
     /// Where checkpoints go; each stage but an only one has a folder of its own there.
     pub folder: PathBuf,
     /// Whether to continue what is there.
@@ -149,7 +150,7 @@ pub fn run(mut run: Run, interrupt: &Interrupt, watch: &mut dyn Watch) -> Result
     for index in 0..count {
         let options = run.stages[index].clone();
         let training = Training::new(run.graph.clone(), options, &earlier)?;
-        let mut trainee = Trainee::new(training, &run.evaluated, run.parts, run.threads)?;
+        let mut trainee = Trainee::new(training, &run.evaluated, run.parts, &run.place)?;
         let folder = match count {
             1 => run.folder.clone(),
             _ => run.folder.join(format!("stage-{}", index + 1)),
@@ -167,7 +168,7 @@ pub fn run(mut run: Run, interrupt: &Interrupt, watch: &mut dyn Watch) -> Result
         take_best(&mut trainee, &folder)?;
         let mut state = trainee.state_tensors()?;
         let codes =
-            if run.stages[index].widths.is_empty() { BTreeMap::new() } else { trainee.codes(run.threads)? };
+            if run.stages[index].widths.is_empty() { BTreeMap::new() } else { trainee.codes(&run.place)? };
         if index + 1 == count {
             let training = trainee.into_training();
             // What only an earlier stage had: weights behind codes, ends of ranges.

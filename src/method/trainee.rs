@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use mqc_ir::quant::Width;
 use mqc_ir::{DType, Tensor, text};
-use mqc_step::{Array, Program, Setup};
+use mqc_step::Array;
 use mqc_training::graphs::replica_name;
 use mqc_training::{StepGraph, Training};
 use sha2::{Digest, Sha256};
 
+use super::runner::{Place, Runner};
 use crate::data::Tensors;
 use crate::train::model::{Losses, Model, WidthMetrics};
 
 /// A compiled graph of a training.
 struct Compiled {
-    program: Program<f32>,
+    program: Runner,
     state: Vec<mqc_training::graphs::Slot>,
     feeds: BTreeMap<String, usize>,
     results: BTreeMap<String, usize>,
@@ -47,9 +48,9 @@ pub fn width_name(width: Option<Width>) -> String {
 }
 
 impl Compiled {
-    fn new(graph: StepGraph, threads: usize) -> Result<Compiled> {
+    fn new(graph: StepGraph, place: &Place) -> Result<Compiled> {
         let carried = graph.state.iter().filter_map(|s| Some((s.input, s.output?))).collect();
-        let program = Program::compile(&graph.graph, &Setup { threads, carried })?;
+        let program = Runner::compile(&graph.graph, carried, place)?;
         Ok(Compiled { program, state: graph.state, feeds: graph.feeds, results: graph.results })
     }
 
@@ -82,19 +83,23 @@ impl Compiled {
         Ok(())
     }
 
-    fn scalar(&self, name: &str) -> Option<f32> {
-        self.results.get(name).map(|&output| self.program.scalar(output))
+    fn scalar(&self, name: &str) -> Result<Option<f32>> {
+        self.results.get(name).map(|&output| self.program.scalar(output)).transpose()
     }
 
-    fn losses(&self, widths: &[Width]) -> Losses {
-        let at = |w: &Width| (width_name(Some(*w)), self.scalar(&format!("loss@{w}")).unwrap_or(f32::NAN));
-        Losses { total: self.scalar("loss").unwrap_or(f32::NAN), widths: widths.iter().map(at).collect() }
+    fn losses(&self, widths: &[Width]) -> Result<Losses> {
+        let mut losses = Losses { total: self.scalar("loss")?.unwrap_or(f32::NAN), widths: vec![] };
+        for width in widths {
+            let loss = self.scalar(&format!("loss@{width}"))?.unwrap_or(f32::NAN);
+            losses.widths.push((width_name(Some(*width)), loss));
+        }
+        Ok(losses)
     }
 
     fn state_tensors(&self) -> Result<Vec<(String, Tensor)>> {
         self.state
             .iter()
-            .map(|s| Ok((s.name.clone(), self.program.input(s.input).to_tensor(DType::F32)?)))
+            .map(|s| Ok((s.name.clone(), self.program.input(s.input)?.to_tensor(DType::F32)?)))
             .collect()
     }
 }
@@ -109,22 +114,22 @@ impl Trainee {
         training: Training,
         evaluated: &[Option<Width>],
         parts: usize,
-        threads: usize,
+        place: &Place,
     ) -> Result<Trainee> {
         let whole = training.step_graph()?;
         let described = format!("{}\n{:?}\n{parts}", text::print(&whole.graph), training.options());
         let fingerprint = hex(&Sha256::digest(described.as_bytes()));
         let steps = match parts {
-            0 | 1 => Steps::Whole(Box::new(Compiled::new(whole, threads)?)),
+            0 | 1 => Steps::Whole(Box::new(Compiled::new(whole, place)?)),
             _ => Steps::Accumulated {
-                gradient: Box::new(Compiled::new(training.gradient_graph()?, threads)?),
-                update: Box::new(Compiled::new(training.update_graph()?, threads)?),
+                gradient: Box::new(Compiled::new(training.gradient_graph()?, place)?),
+                update: Box::new(Compiled::new(training.update_graph()?, place)?),
                 parts,
             },
         };
         let evaluation = training.evaluation_graph(evaluated)?;
         let rows = evaluation.feeds.get("rows").copied();
-        let evaluation = Compiled::new(evaluation, threads)?;
+        let evaluation = Compiled::new(evaluation, place)?;
         let rows = rows.and_then(|r| evaluation.program.inputs()[r].shape.first().copied()).unwrap_or(1);
         let mut trainee = Trainee {
             training,
@@ -205,12 +210,12 @@ impl Trainee {
     ///
     /// # Errors
     /// None that a user can cause.
-    pub fn codes(&self, threads: usize) -> Result<BTreeMap<String, Tensor>> {
-        let mut codes = Compiled::new(self.training.codes_graph()?, threads)?;
+    pub fn codes(&self, place: &Place) -> Result<BTreeMap<String, Tensor>> {
+        let mut codes = Compiled::new(self.training.codes_graph()?, place)?;
         codes.set_state(&self.state_tensors()?)?;
         codes.program.run()?;
         let tensor = |(name, &output): (&String, &usize)| {
-            Ok((name.clone(), codes.program.output(output).to_tensor(DType::F32)?))
+            Ok((name.clone(), codes.program.output(output)?.to_tensor(DType::F32)?))
         };
         codes.results.iter().map(tensor).collect()
     }
@@ -228,14 +233,14 @@ impl Trainee {
         let metrics = self.widths.iter().map(|&width| {
             let at = replica_name(width);
             let get = |what: &str| self.evaluation.scalar(&format!("{what}{at}"));
-            WidthMetrics {
+            Ok(WidthMetrics {
                 name: width_name(width),
-                loss_sum: f64::from(get("sum").unwrap_or(f32::NAN)),
-                count: get("count").unwrap_or(0.0) as u64,
-                correct: get("correct").map(|c| c as u64),
-            }
+                loss_sum: f64::from(get("sum")?.unwrap_or(f32::NAN)),
+                count: get("count")?.unwrap_or(0.0) as u64,
+                correct: get("correct")?.map(|c| c as u64),
+            })
         });
-        Ok(metrics.collect())
+        metrics.collect()
     }
 }
 
@@ -247,8 +252,8 @@ impl Outputs {
     ///
     /// # Errors
     /// Operations that the engine has not.
-    pub fn new(training: &Training, threads: usize) -> Result<Outputs> {
-        let mut compiled = Compiled::new(training.output_graph()?, threads)?;
+    pub fn new(training: &Training, place: &Place) -> Result<Outputs> {
+        let mut compiled = Compiled::new(training.output_graph()?, place)?;
         let initial = training.state().iter().map(|s| (s.name.clone(), s.initial.clone()));
         compiled.set_state(&initial.collect())?;
         Ok(Outputs(compiled))
@@ -262,7 +267,7 @@ impl Outputs {
         self.0.feed_batch(batch)?;
         self.0.program.run()?;
         let Some(&output) = self.0.results.get("output") else { bail!("the graph has no output") };
-        Ok(self.0.program.output(output).to_tensor(DType::F32)?)
+        Ok(self.0.program.output(output)?.to_tensor(DType::F32)?)
     }
 }
 
@@ -293,7 +298,7 @@ impl Model for Trainee {
                 graph.feed("lr", &rate)?;
                 graph.feed("step", &step_number)?;
                 graph.program.run()?;
-                Ok(graph.losses(&widths))
+                graph.losses(&widths)
             }
             Steps::Accumulated { gradient, update, parts } => {
                 let parts = *parts;
@@ -303,9 +308,9 @@ impl Model for Trainee {
                     gradient.feed_batch(&part_of(batch, part, parts, self.rows)?)?;
                     gradient.feed("step", &step_number)?;
                     gradient.program.run()?;
-                    add_losses(&mut total, gradient.losses(&widths), parts as f32);
+                    add_losses(&mut total, gradient.losses(&widths)?, parts as f32);
                     for (name, &output) in gradient.results.iter().filter(|(n, _)| n.ends_with(".grad")) {
-                        let values = gradient.program.output(output).to_tensor(DType::F32)?;
+                        let values = gradient.program.output(output)?.to_tensor(DType::F32)?;
                         let values = values.to_f32_vec().unwrap_or_default();
                         let sum = sums.entry(name.clone()).or_insert_with(|| vec![0.0; values.len()]);
                         sum.iter_mut().zip(values).for_each(|(s, v)| *s += v / parts as f32);
@@ -321,7 +326,7 @@ impl Model for Trainee {
                 update.program.run()?;
                 for slot in &update.state {
                     if let Some(same) = gradient.state.iter().find(|s| s.name == slot.name) {
-                        gradient.program.set(same.input, &update.program.input(slot.input))?;
+                        gradient.program.set(same.input, &update.program.input(slot.input)?)?;
                     }
                 }
                 Ok(total)

@@ -44,6 +44,20 @@ pub enum Positions {
     Input,
     /// The length of the past keys.
     PastLength,
+    /// The input position_ids; attention_mask hides what it is 0 for.
+    Masked,
+    /// attention_mask, along which they are counted and which hides what it is 0 for.
+    Counted,
+}
+
+impl Positions {
+    fn is_input(self) -> bool {
+        matches!(self, Positions::Input | Positions::Masked)
+    }
+
+    fn is_masked(self) -> bool {
+        matches!(self, Positions::Masked | Positions::Counted)
+    }
 }
 
 /// One spelling.
@@ -88,7 +102,7 @@ pub fn text(form: &Form) -> String {
     if form.positions != Positions::PastLength {
         inputs.push(format!("%attention_mask: i64[batch, {total}]"));
     }
-    if form.positions == Positions::Input {
+    if form.positions.is_input() {
         inputs.push("%position_ids: i64[batch, seq]".to_owned());
     }
     let mut body = String::new();
@@ -111,7 +125,7 @@ pub fn text(form: &Form) -> String {
     line("%ids_shape = shape %input_ids".to_owned());
     line("%new = gather %ids_shape, %one {axis = 0}".to_owned());
     match form.positions {
-        Positions::MaskLength | Positions::Input => {
+        Positions::MaskLength | Positions::Input | Positions::Masked | Positions::Counted => {
             line("%mask_shape = shape %attention_mask".to_owned());
             line("%all = gather %mask_shape, %one {axis = 0}".to_owned());
         }
@@ -128,12 +142,33 @@ pub fn text(form: &Form) -> String {
     line("%rows_2d = unsqueeze %rows, %axis1".to_owned());
     line("%columns_2d = unsqueeze %columns, %axis0".to_owned());
     line("%causal = less_or_equal %columns_2d, %rows_2d".to_owned());
-    line("%mask = select %causal, %none, %never".to_owned());
+    if form.positions.is_masked() {
+        line("%seen = cast %attention_mask {to = bool}".to_owned());
+        line("%seen_3d = unsqueeze %seen, %axis1".to_owned());
+        line("%seen_4d = unsqueeze %seen_3d, %axis1".to_owned());
+        line("%allowed = and %causal, %seen_4d".to_owned());
+        line("%mask = select %allowed, %none, %never".to_owned());
+    } else {
+        line("%mask = select %causal, %none, %never".to_owned());
+    }
+    if form.positions == Positions::Counted {
+        line(format!("%counted = opaque %attention_mask, %one {{op_type = CumSum}} : i64[batch, {total}]"));
+        line("%counted_0 = sub %counted, %one".to_owned());
+        line("%counted_up = max %counted_0, %zero".to_owned());
+        line("%from = unsqueeze %first, %axis0".to_owned());
+        line("%to = unsqueeze %all, %axis0".to_owned());
+        line("%last = slice %counted_up, %from, %to, %axis1".to_owned());
+    }
 
     line(format!("%embedding = weight : f32[{VOCABULARY}, {WIDTH}] = random(1)"));
-    line(format!("%places = weight : f32[64, {WIDTH}] = random(2)"));
+    let most = if form.positions.is_masked() { 256 } else { 64 };
+    line(format!("%places = weight : f32[{most}, {WIDTH}] = random(2)"));
     line("%embedded = gather %embedding, %input_ids {axis = 0}".to_owned());
-    let places = if form.positions == Positions::Input { "position_ids" } else { "rows" };
+    let places = match form.positions {
+        Positions::Input | Positions::Masked => "position_ids",
+        Positions::Counted => "last",
+        Positions::MaskLength | Positions::PastLength => "rows",
+    };
     line(format!("%placed = gather %places, %{places} {{axis = 0}}"));
     line("%x0 = add %embedded, %placed".to_owned());
     let mut returned = vec!["%logits".to_owned()];

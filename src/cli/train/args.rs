@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use mqc_ir::quant::Widths;
 use mqc_training::options::Codistill;
 
+use crate::cli::device::Device;
 use crate::method::stages::Schedule;
 use crate::train::Decay;
 
@@ -257,6 +258,9 @@ pub(super) struct RunArgs {
     /// Threads; as many as there are processors if not given.
     #[arg(long, default_value_t = 0)]
     pub(super) threads: usize,
+    /// Where to train: auto takes a CUDA device where one can be used.
+    #[arg(long, default_value = "cpu")]
+    pub(super) device: Device,
     /// Write the graphs of the first stage as ONNX (train, eval, grad, update), their state, and do not train.
     #[arg(long, value_name = "DIR")]
     pub(super) graphs: Option<PathBuf>,

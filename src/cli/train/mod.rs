@@ -20,6 +20,7 @@ use super::Outcome;
 use super::compile::Settings;
 use super::ui::{Ui, UsageError};
 use crate::compile::{self, Request};
+use crate::method::runner::Place;
 use crate::method::stages::{self, Finished};
 use crate::method::{self, calibrate, finish, omniquant, prepare};
 use crate::train::{self, Data, Interrupt, Source, Summary, Validation};
@@ -49,6 +50,10 @@ pub struct Args {
 
 impl Args {
     pub fn run(self, ui: &Ui) -> Result<Outcome> {
+        let place = match self.run.device.is_cuda(ui)? {
+            true => Place::cuda()?,
+            false => Place::Cpu { threads: self.run.threads },
+        };
         let quantize = mqc_passes::Options { quantize: self.settings.clone().quantize()? };
         let is_float = self.what.method == Method::Float;
         let model = match is_float {
@@ -110,7 +115,7 @@ impl Args {
         if self.what.method == Method::Omniquant {
             let loops = loops.into_iter().next().context("there is no stage")?;
             let base = options.into_iter().next().context("there is no stage")?;
-            return self.omniquant(ui, &graph, base, loops, source, &quantize, earlier);
+            return self.omniquant(ui, &graph, base, loops, source, &quantize, earlier, place);
         }
         let mut data = |stage: usize| {
             let validation = match (&validation, self.data.validation_share) {
@@ -128,7 +133,7 @@ impl Args {
             loops,
             evaluated,
             parts: self.data.accumulate,
-            threads: self.run.threads,
+            place,
             folder: folder.clone(),
             resume: self.run.resume,
             data: &mut data,
@@ -163,6 +168,7 @@ impl Args {
         source: Source,
         quantize: &mqc_passes::Options,
         ranges: BTreeMap<String, Tensor>,
+        place: Place,
     ) -> Result<Outcome> {
         if self.data.accumulate != 1 {
             bail!(UsageError("--accumulate is for the other methods; a block is small".to_owned()));
@@ -180,7 +186,7 @@ impl Args {
             batch: self.data.batch,
             validation: self.data.validation_share,
             seed: self.how.seed,
-            threads: self.run.threads,
+            place,
             folder: folder.clone(),
             resume: self.run.resume,
             memory: self.what.activation_memory.saturating_mul(1 << 20),

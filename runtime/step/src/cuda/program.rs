@@ -191,6 +191,16 @@ impl Program {
         (self.steps.len() - host, host)
     }
 
+    /// Bytes of all its buffers on the device; nested weights are not among them.
+    pub fn bytes(&self) -> usize {
+        let Memory { buffers, workspaces, tables, faults, .. } = &self.memory;
+        let of = |buffers: &[Buffer]| buffers.iter().map(|buffer| buffer.len()).sum::<usize>();
+        buffers.iter().flatten().map(|buffer| buffer.len()).sum::<usize>()
+            + of(workspaces)
+            + of(tables)
+            + faults.len()
+    }
+
     /// Gives an input its value, until it is set again or carried.
     ///
     /// # Errors

@@ -1,0 +1,171 @@
+//! `--device cuda` on stand-ins for the driver and the compiler (`mqc-cuda-standin`): what the device computes is what the
+//! processors compute with float activations.
+
+use std::path::Path;
+
+use mqc::data::read_npz;
+use mqc_ir::Tensor;
+
+mod common;
+
+use common::decoder::{FORM, Form, Positions, text, write_tokenizer};
+use common::{Ran, mqc, repository, run, scratch, succeed, write_model};
+
+/// Runs a command line on the device.
+fn on_device(folder: &Path, arguments: &str) -> Ran {
+    let environment = mqc_cuda_standin::environment(Path::new(env!("CARGO_TARGET_TMPDIR")));
+    run(mqc(folder).args(arguments.split_whitespace()).args(["--device", "cuda"]).envs(environment))
+}
+
+/// The same, which must succeed. Returns its standard output.
+fn good(folder: &Path, arguments: &str) -> String {
+    let ran = on_device(folder, arguments);
+    assert_eq!(ran.code, Some(0), "mqc {arguments}\n{}{}", ran.stdout, ran.stderr);
+    ran.stdout
+}
+
+fn close(found: &Tensor, expected: &Tensor, tolerance: f32) {
+    assert_eq!((found.shape(), found.dtype()), (expected.shape(), expected.dtype()));
+    let (found, expected) = (found.to_f32_vec().unwrap(), expected.to_f32_vec().unwrap());
+    let scale = expected.iter().fold(0.0f32, |most, v| most.max(v.abs()));
+    for (i, (x, y)) in found.iter().zip(&expected).enumerate() {
+        assert!((x - y).abs() <= tolerance * scale, "element {i}: found {x}, expected {y}");
+    }
+}
+
+/// Convolutions, pooling, products: the outputs of `mqc run` at three widths, and what `verify` and `bench` say.
+#[test]
+fn a_classifier_is_the_same_on_the_device() {
+    let folder = scratch();
+    let folder = folder.path();
+    let model = repository("examples/digits/digits.onnx");
+    let model = model.display();
+    succeed(folder, &format!("compile {model} --bits 8,4,2 -o m.mqc -q"));
+    let line = "run m.mqc --bits 8 --bits 4 --bits 2 --size batch=3 -q";
+    good(folder, &format!("{line} -o device.{{bits}}.npz"));
+    succeed(folder, &format!("{line} --activations f32 -o cpu.{{bits}}.npz"));
+    for bits in [8, 4, 2] {
+        let [found, expected] =
+            ["device", "cpu"].map(|name| read_npz(&folder.join(format!("{name}.{bits}.npz"))).unwrap());
+        assert!(!expected.is_empty());
+        expected.iter().for_each(|(name, tensor)| close(&found[name], tensor, 1e-5));
+    }
+    let said = good(folder, &format!("verify m.mqc --model {model} --size batch=3 -q"));
+    let same = succeed(folder, &format!("verify m.mqc --model {model} --size batch=3 --activations f32 -q"));
+    let cosines = |said: &str| {
+        said.lines()
+            .skip(2)
+            .map(|line| line.split_whitespace().nth(4).unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(cosines(&said), cosines(&same), "{said}{same}");
+    let said = good(folder, "bench m.mqc --bits 4 --rounds 1 --warmup 1 --batch 1 --json bench.json -q");
+    assert!(said.contains("kernels"), "{said}");
+    let cases: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("bench.json")).unwrap()).unwrap();
+    assert!(cases[0]["kernels"].as_u64().unwrap() > 0 && cases[0]["resident_bytes"].as_u64().unwrap() > 0);
+    let ran = on_device(folder, "bench m.mqc --rounds 1 --svg chart.svg");
+    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+}
+
+/// What `mqc generate --json` says of a model.
+fn generated(said: &str) -> (serde_json::Value, serde_json::Value) {
+    let report: serde_json::Value = serde_json::from_str(said).unwrap();
+    (report["tokens"].clone(), report["memory"].clone())
+}
+
+/// Keys and values stay on the device: past its first room, with a run of the prompt, at changing widths.
+#[test]
+fn a_decoder_generates_the_same_on_the_device() {
+    let folder = scratch();
+    let folder = folder.path();
+    write_tokenizer(&folder.join("tokenizer.json"), common::decoder::VOCABULARY);
+    let prompt: Vec<String> = (0..40).map(|i| format!("t{}", i * 7 % 37)).collect();
+    let prompt = prompt.join(" ");
+    let forms = [
+        ("masked", Form { positions: Positions::Masked, ..FORM }, "resident"),
+        ("counted", Form { positions: Positions::Counted, ..FORM }, "resident"),
+        ("plain", Form { past: false, ..FORM }, "none"),
+    ];
+    for (name, form, memory) in forms {
+        write_model(&folder.join(format!("{name}.onnx")), &text(&form));
+        succeed(folder, &format!("compile {name}.onnx --bits 8,4,2 -o {name}.mqc -q"));
+        let most = if form.past { 100 } else { 12 };
+        let line = format!(
+            "generate {name}.mqc --tokenizer tokenizer.json --json --eos none -n {most} -q --bits 4 --switch 5:8 --switch 9:2 \
+             --activations f32"
+        );
+        let mut answers = vec![];
+        for device in ["cuda", "cpu"] {
+            let environment = mqc_cuda_standin::environment(Path::new(env!("CARGO_TARGET_TMPDIR")));
+            let mut command = mqc(folder);
+            command
+                .args(line.split_whitespace())
+                .args(["--prompt", &prompt, "--device", device])
+                .envs(environment);
+            let ran = run(&mut command);
+            assert_eq!(ran.code, Some(0), "{name} on {device}: {}", ran.stderr);
+            answers.push(generated(&ran.stdout));
+        }
+        assert_eq!(answers[0].0, answers[1].0, "{name}");
+        assert_eq!(answers[0].1, memory, "{name}");
+        assert_eq!(answers[0].0.as_array().unwrap().len(), most);
+    }
+    // Positions that are the lengths of inputs would be those of the room.
+    write_model(&folder.join("lengths.onnx"), &text(&FORM));
+    let ran = on_device(folder, "generate lengths.onnx --tokenizer tokenizer.json --prompt t1");
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("position_ids") && ran.stderr.contains("--device cpu"), "{}", ran.stderr);
+}
+
+/// The loss of every step.
+fn losses(folder: &Path) -> Vec<f64> {
+    let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.filter(|line| line["kind"] == "train").map(|line| line["loss"].as_f64().unwrap()).collect()
+}
+
+/// Predicts a token from the one before.
+const LANGUAGE: &str = r#"graph @language(%input_ids: i64[batch, seq]) -> (logits: f32[batch, seq, 40]) {
+  opset "" = 17
+  %table = weight : f32[40, 16] = random(1)
+  %first = weight : f32[16, 32] = random(2)
+  %gain = weight : f32[32] = random(3)
+  %second = weight : f32[32, 40] = random(4)
+  %x = gather %table, %input_ids {axis = 0}
+  %a = mat_mul %x, %first @block.0
+  %b = layer_normalization %a, %gain {axis = -1}
+  %c = gelu %b
+  %logits = mat_mul %c, %second @block.1
+  return %logits
+}
+"#;
+
+/// A model trained in two stages: the losses of both, and of the widths of what is written.
+#[test]
+fn a_training_is_the_same_on_the_device() {
+    let folder = scratch();
+    let folder = folder.path();
+    write_model(&folder.join("m.onnx"), LANGUAGE);
+    let tokens: Vec<u8> = (0..2000u32).flat_map(|i| ((i * i / 7 % 40) as u16).to_le_bytes()).collect();
+    std::fs::write(folder.join("tokens.u16"), tokens).unwrap();
+    let line = "train m.onnx --bits 8,4,2 --stages 2;8,4 --loss ce --text tokens.u16 --sequence 12 --batch 4 --steps 8 --lr 0.01 \
+                --warmup 2 -q";
+    good(folder, &format!("{line} -o device.mqc --run device"));
+    succeed(folder, &format!("{line} -o cpu.mqc --run cpu"));
+    let mut stages: Vec<_> =
+        std::fs::read_dir(folder.join("cpu")).unwrap().map(|e| e.unwrap().path()).collect();
+    stages.retain(|path| path.join("metrics.jsonl").exists());
+    let stages: Vec<_> = match stages.is_empty() {
+        true => vec![folder.join("cpu")],
+        false => stages,
+    };
+    for stage in stages {
+        let other = folder.join("device").join(stage.strip_prefix(folder.join("cpu")).unwrap());
+        let (found, expected) = (losses(&other), losses(&stage));
+        assert!(!expected.is_empty() && found.len() == expected.len());
+        for (x, y) in found.iter().zip(&expected) {
+            assert!((x - y).abs() <= 1e-4 * y.abs(), "found {x}, expected {y}");
+        }
+    }
+}
