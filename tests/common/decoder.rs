@@ -157,7 +157,7 @@ pub fn text(form: &Form) -> String {
         line("%counted_up = max %counted_0, %zero".to_owned());
         line("%from = unsqueeze %first, %axis0".to_owned());
         line("%to = unsqueeze %all, %axis0".to_owned());
-        line("%last = slice %counted_up, %from, %to, %axis1".to_owned());
+        line("%last_counts = slice %counted_up, %from, %to, %axis1".to_owned());
     }
 
     line(format!("%embedding = weight : f32[{VOCABULARY}, {WIDTH}] = random(1)"));
@@ -166,7 +166,7 @@ pub fn text(form: &Form) -> String {
     line("%embedded = gather %embedding, %input_ids {axis = 0}".to_owned());
     let places = match form.positions {
         Positions::Input | Positions::Masked => "position_ids",
-        Positions::Counted => "last",
+        Positions::Counted => "last_counts",
         Positions::MaskLength | Positions::PastLength => "rows",
     };
     line(format!("%placed = gather %places, %{places} {{axis = 0}}"));
