@@ -1,10 +1,11 @@
 //! From lowered tasks to steps on a device: kernels with their memory, in the order of execution.
 
 use super::kernel::{Kernel, Slot, Text};
-use super::{pass, single};
+use super::{pass, single, window};
 use crate::engine::memory::{self, Memory};
 use crate::fuse;
 use crate::fuse::instructions::Fused;
+use crate::graph::Net;
 use crate::lower::Lowered;
 use crate::lower::task::{Nested, Source, Task, Work};
 use crate::view::Root;
@@ -36,28 +37,33 @@ pub(super) struct Plan {
 }
 
 /// Schedules and emits. Errors: a kernel with more buffers than its arguments can name.
-pub(super) fn plan(lowered: &Lowered<f32>, carried: &[(usize, usize)]) -> Result<(Plan, Memory), String> {
+pub(super) fn plan(
+    net: &Net,
+    lowered: &Lowered<f32>,
+    carried: &[(usize, usize)],
+) -> Result<(Plan, Memory), String> {
     let mut kernels = fuse::schedule(lowered);
-    let before = host_first(lowered, &mut kernels);
+    let before = host_first(net, lowered, &mut kernels);
     let memory = memory::plan(lowered, &mut kernels, carried);
     let mut plan = Plan::default();
     plan.before = before;
     for (index, kernel) in kernels.iter().enumerate() {
         match kernel {
             fuse::Kernel::Fused(fused) => plan.pass(fused)?,
-            fuse::Kernel::Single(task) if index < before || is_host(task) => {
+            fuse::Kernel::Single(task) if index < before || is_host(net, task) => {
                 plan.steps.push(Planned::Host(task.clone()));
             }
-            fuse::Kernel::Single(task) => plan.single(lowered, task)?,
+            fuse::Kernel::Single(task) => plan.single(net, lowered, task)?,
         }
     }
     Ok((plan, memory))
 }
 
 /// Whether no kernel does it.
-fn is_host(task: &Task) -> bool {
+fn is_host(net: &Net, task: &Task) -> bool {
     match &task.work {
-        Work::Plain(_) | Work::Nested { kind: Nested::Gather { .. } | Nested::Whole { .. }, .. } => true,
+        Work::Plain(args) => window::emit(net, task, args).is_none(),
+        Work::Nested { kind: Nested::Gather { .. } | Nested::Whole { .. }, .. } => true,
         Work::Map { .. }
         | Work::Fold { .. }
         | Work::Product(_)
@@ -70,7 +76,7 @@ fn is_host(task: &Task) -> bool {
 }
 
 /// What the host can do before the device begins comes first: the rest can be recorded. Returns how many steps that are.
-fn host_first(lowered: &Lowered<f32>, kernels: &mut Vec<fuse::Kernel>) -> usize {
+fn host_first(net: &Net, lowered: &Lowered<f32>, kernels: &mut Vec<fuse::Kernel>) -> usize {
     let mut known: Vec<bool> =
         lowered.places.iter().map(|place| !matches!(place.source, Source::Computed)).collect();
     let (mut first, mut rest) = (vec![], vec![]);
@@ -78,7 +84,7 @@ fn host_first(lowered: &Lowered<f32>, kernels: &mut Vec<fuse::Kernel>) -> usize 
         // The host moves integers along with what it does for them.
         let can = match &kernel {
             fuse::Kernel::Fused(_) => false,
-            fuse::Kernel::Single(task) => is_host(task) || matches!(task.work, Work::Copy(_)),
+            fuse::Kernel::Single(task) => is_host(net, task) || matches!(task.work, Work::Copy(_)),
         };
         if can && memory::reads(&kernel).iter().all(|root| known[*root]) {
             memory::writes(&kernel).into_iter().for_each(|root| known[root] = true);
@@ -141,7 +147,7 @@ impl Plan {
         Ok(())
     }
 
-    fn single(&mut self, lowered: &Lowered<f32>, task: &Task) -> Result<(), String> {
+    fn single(&mut self, net: &Net, lowered: &Lowered<f32>, task: &Task) -> Result<(), String> {
         let to = task.outputs.first().copied().unwrap_or_default();
         let fault = Slot::Fault(task.step);
         let kernel = match &task.work {
@@ -161,8 +167,8 @@ impl Plan {
                 self.steps.push(Planned::Nested { layer, x, y: to, tokens });
                 return Ok(());
             }
-            Work::Plain(_)
-            | Work::Nested { kind: Nested::Gather { .. } | Nested::Whole { .. }, .. }
+            Work::Plain(args) => window::emit(net, task, args).ok_or("a step has no kernel of its own")?,
+            Work::Nested { kind: Nested::Gather { .. } | Nested::Whole { .. }, .. }
             | Work::Map { .. }
             | Work::Fold { .. } => return Err("a step has no kernel of its own".to_owned()),
         };

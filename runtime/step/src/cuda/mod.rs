@@ -14,6 +14,7 @@ mod place;
 mod program;
 mod single;
 mod weights;
+mod window;
 
 pub use engine::Engine;
 pub use error::DeviceProgramError;

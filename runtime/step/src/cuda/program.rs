@@ -81,7 +81,7 @@ impl std::fmt::Debug for Program {
 pub fn text(graph: &Graph, setup: &Setup) -> Result<String, crate::Error> {
     let net = Net::new(graph, setup)?;
     let lowered = lower::lower::<f32>(&net, setup)?;
-    let (plan, _) = build::plan(&lowered, &setup.carried).map_err(crate::Error::Setup)?;
+    let (plan, _) = build::plan(&net, &lowered, &setup.carried).map_err(crate::Error::Setup)?;
     Ok(plan.text.text())
 }
 
@@ -93,7 +93,7 @@ impl Program {
     pub fn compile(graph: &Graph, setup: &Setup, engine: &Engine) -> Result<Program, Error> {
         let net = Net::new(graph, setup)?;
         let lowered = lower::lower::<f32>(&net, setup)?;
-        let planned = build::plan(&lowered, &setup.carried);
+        let planned = build::plan(&net, &lowered, &setup.carried);
         let (plan, buffers) = planned.map_err(crate::Error::Setup)?;
         let device = engine.device.clone();
         let kernels = plan.text.kernels();

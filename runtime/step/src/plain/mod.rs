@@ -8,7 +8,7 @@ pub(crate) mod products;
 pub(crate) mod reduce;
 pub(crate) mod scalar;
 pub(crate) mod slice;
-mod window;
+pub(crate) mod window;
 
 use mqc_ir::{DType, Op};
 

@@ -10,17 +10,17 @@ use crate::product::{Matrix, product};
 
 /// How a window slides over the spatial dimensions.
 pub(crate) struct Slide {
-    size: Vec<usize>,
-    kernel: Vec<usize>,
-    out: Vec<usize>,
-    strides: Vec<i64>,
-    dilations: Vec<i64>,
-    before: Vec<i64>,
-    after: Vec<i64>,
+    pub size: Vec<usize>,
+    pub kernel: Vec<usize>,
+    pub out: Vec<usize>,
+    pub strides: Vec<i64>,
+    pub dilations: Vec<i64>,
+    pub before: Vec<i64>,
+    pub after: Vec<i64>,
 }
 
 impl Slide {
-    fn new(window: &Window, size: &[usize], kernel: &[usize], out: &[usize]) -> Result<Slide, String> {
+    pub fn new(window: &Window, size: &[usize], kernel: &[usize], out: &[usize]) -> Result<Slide, String> {
         let n = size.len();
         let list = |values: &[i64], default: i64, len: usize, what: &str| match values.len() {
             0 => Ok(vec![default; len]),
@@ -111,7 +111,8 @@ fn spatial<'a, T>(call: &Call<'a, T>) -> Result<&'a [usize], String> {
         .ok_or_else(|| "the output has no spatial dimension".to_owned())
 }
 
-fn kernel(window: &Window) -> Result<Vec<usize>, String> {
+/// The sizes of a pooling's window.
+pub(crate) fn kernel_of(window: &Window) -> Result<Vec<usize>, String> {
     window
         .kernel_shape
         .iter()
@@ -161,7 +162,7 @@ pub(super) fn max_pool<T: Real>(
     storage_order: i64,
 ) -> Result<Vec<Data<T>>, String> {
     let (x, batch, channels, size) = image(call)?;
-    let slide = Slide::new(window, size, &kernel(window)?, spatial(call)?)?;
+    let slide = Slide::new(window, size, &kernel_of(window)?, spatial(call)?)?;
     let (places, pixels) = (count(&slide.out), count(size));
     let mut values = Vec::with_capacity(batch * channels * places);
     let mut indices = Vec::with_capacity(batch * channels * places);
@@ -207,7 +208,7 @@ pub(super) fn average_pool<T: Real>(
     count_include_pad: bool,
 ) -> Result<Data<T>, String> {
     let (x, batch, channels, size) = image(call)?;
-    let slide = Slide::new(window, size, &kernel(window)?, spatial(call)?)?;
+    let slide = Slide::new(window, size, &kernel_of(window)?, spatial(call)?)?;
     let (places, pixels) = (count(&slide.out), count(size));
     let mut out = Vec::with_capacity(batch * channels * places);
     for plane in 0..batch * channels {
