@@ -103,6 +103,22 @@ impl Isa {
         }
     }
 
+    /// Puts at most [`Isa::decode_streams`] streams in the order that `decode` wants.
+    pub(super) fn prepare(self, level: &Level, streams: &mut Streams) {
+        match self {
+            // SAFETY: `MatMul::run` checks that the features are there.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { avx512::prepare(level, streams) },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {}
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod | Isa::Neon => {}
+            Isa::Portable => {
+                let _ = (level, streams); // they take them as they are
+            }
+        }
+    }
+
     /// Sums of `quads` quads for at most [`Isa::decode_streams`] streams, straight from the planes: strip after strip, the
     /// streams of a strip together.
     pub(super) fn decode(
@@ -114,7 +130,7 @@ impl Isa {
         sums: &mut [[f32; STRIP]],
     ) {
         match self {
-            // SAFETY: `MatMul::run` checks that the features are there.
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::decode(level, quad, quads, streams, sums) },
             #[cfg(target_arch = "x86_64")]

@@ -83,7 +83,10 @@ impl<'a> MatMul<'a> {
         };
         let out = Out::new(y);
         match Streams::new(self.isa, self.threads, level.cells, self.activations, x, tokens) {
-            Some(streams) => {
+            Some(mut streams) => {
+                if streams.count() <= self.isa.decode_streams() {
+                    self.isa.prepare(&level, &mut streams);
+                }
                 let integers = level.sums_in_integers(&streams).then_some(&streams);
                 self.integers(&Finish { integers, limbs: streams.limbs, ..finish }, &streams, &out);
             }
@@ -139,12 +142,9 @@ impl<'a> MatMul<'a> {
         let (isa, level) = (self.isa, &finish.level);
         let (strips, strip_of) = (self.strip_count(), self.strips());
         if streams.count() <= isa.decode_streams() {
-            // Neighbouring strips go to one thread: they share lines of the output, and taking a task costs as much as a strip.
-            // All are summed before the first is finished: whatever lies between two strips halts the stream from memory, and
-            // that takes longer to start again than it does.
-            let run = (strips / (8 * self.threads.count())).clamp(1, RUN);
-            self.threads.run(strips.div_ceil(run), |task| {
-                let run = task * run..strips.min((task + 1) * run);
+            // All strips of a range are summed before the first is finished: whatever lies between two strips halts the stream
+            // from memory, and that takes longer to start again than it does.
+            self.threads.ranges(strips, RUN, |run| {
                 let (first, last) = (strip_of(run.start), strip_of(run.end - 1));
                 let mut sums = [[0.0; STRIP]; DECODE * RUN];
                 let sums = &mut sums[..streams.count() * run.len()];

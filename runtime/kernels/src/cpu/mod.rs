@@ -15,6 +15,7 @@ mod matmul;
 mod packed;
 mod pages;
 mod portable;
+mod shares;
 mod streams;
 mod strip;
 mod threads;

@@ -7,8 +7,11 @@ use rayon::prelude::*;
 
 use super::KernelError;
 use super::cells::{BLOCK, Cells, QUAD};
-use super::pages::{Pages, Part};
+use super::pages::{Pages, Part, WAY};
 use crate::nested::{NestedError, NestedWeight, row_bytes};
+
+/// Planes that begin at the same place of the first-level cache.
+const TOGETHER: usize = 6;
 
 /// A weight ready for [`super::MatMul`].
 #[derive(Debug)]
@@ -100,7 +103,10 @@ impl Packed {
 
     fn permuted(&self, p: usize, logical: &[u8]) -> std::io::Result<Part> {
         let logical_quad = QUAD * row_bytes(self.weight.cols());
-        self.pages.filled(self.plane_bytes(), |out| {
+        // Planes are read at equal distances from where they begin. Eight at one place of the first-level cache compete for its
+        // lines. As many as find room had better lie at one place: fewer of them then lie where a kernel writes meanwhile.
+        let place = if p < TOGETHER { 0 } else { WAY / 2 };
+        self.pages.filled(self.plane_bytes(), place, |out| {
             if !out.is_empty() {
                 let quads = out.par_chunks_mut(self.cells.quad_bytes()).with_min_len(16);
                 quads

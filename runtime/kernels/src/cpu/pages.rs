@@ -12,6 +12,8 @@ const HUGE: usize = 2 << 20;
 const ALIGN: usize = 64;
 /// Mappings are at least so large; what is not written does not become resident.
 const MAPPING: usize = 16 * HUGE;
+/// Addresses that differ by multiples of this share lines of a first-level cache.
+pub const WAY: usize = 4096;
 
 /// Allocates parts of large mappings; a mapping lives as long as any part of it. Cloning shares the allocator.
 #[derive(Debug, Clone, Default)]
@@ -48,12 +50,12 @@ pub struct Part {
 }
 
 impl Pages {
-    /// `len` zero bytes at a multiple of 64, filled by `fill`.
+    /// `len` zero bytes, filled by `fill`, that begin `place` bytes, a multiple of 64, after a multiple of [`WAY`].
     ///
     /// # Errors
     /// The system has no memory left.
-    pub fn filled(&self, len: usize, fill: impl FnOnce(&mut [u8])) -> std::io::Result<Part> {
-        let part = self.allocate(len)?;
+    pub fn filled(&self, len: usize, place: usize, fill: impl FnOnce(&mut [u8])) -> std::io::Result<Part> {
+        let part = self.allocate(len, place % WAY / ALIGN * ALIGN)?;
         let base = part.mapping.base().wrapping_add(part.start).cast_mut();
         // SAFETY: `allocate` gives every range of a mapping once, so this part is not shared before it is returned, and the
         // mapping is readable, writable and as long as `allocate` checked.
@@ -67,23 +69,23 @@ impl Pages {
         Pages { guarded: true, ..Pages::default() }
     }
 
-    fn allocate(&self, len: usize) -> std::io::Result<Part> {
+    fn allocate(&self, len: usize, place: usize) -> std::io::Result<Part> {
         #[cfg(all(test, target_os = "linux"))]
         if self.guarded {
             return Ok(Part { mapping: Arc::new(Mapping::guarded(len)?), start: 0, len });
         }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let size = len.next_multiple_of(ALIGN);
-        if let Some(Open { mapping, used }) = open.as_mut()
-            && mapping.len() - *used >= size
-        {
-            let start = *used;
-            *used += size;
-            return Ok(Part { mapping: mapping.clone(), start, len });
+        if let Some(Open { mapping, used }) = open.as_mut() {
+            let start = *used + (WAY + place - *used % WAY) % WAY;
+            if start.checked_add(size).is_some_and(|end| end <= mapping.len()) {
+                *used = start + size;
+                return Ok(Part { mapping: mapping.clone(), start, len });
+            }
         }
-        let mapping = Arc::new(Mapping::new(size.max(MAPPING))?);
-        let part = Part { mapping: mapping.clone(), start: 0, len };
-        *open = Some(Open { mapping, used: size });
+        let mapping = Arc::new(Mapping::new((place + size).max(MAPPING))?);
+        let part = Part { mapping: mapping.clone(), start: place, len };
+        *open = Some(Open { mapping, used: place + size });
         Ok(part)
     }
 }
@@ -139,7 +141,7 @@ mod tests {
         let parts: Vec<Part> = lens
             .iter()
             .enumerate()
-            .map(|(i, &len)| pages.filled(len, |bytes| bytes.fill(i as u8 + 1)).unwrap())
+            .map(|(i, &len)| pages.filled(len, 0, |bytes| bytes.fill(i as u8 + 1)).unwrap())
             .collect();
         for (i, (part, len)) in parts.iter().zip(lens).enumerate() {
             assert_eq!(part.len(), len);
@@ -149,8 +151,20 @@ mod tests {
     }
 
     #[test]
+    fn parts_begin_at_their_places() {
+        let pages = Pages::default();
+        for len in [8 * WAY, 5000, MAPPING, 0] {
+            for place in [0, 64, WAY / 2, WAY / 2, 0, WAY - 64] {
+                let part = pages.filled(len, place, |_| {}).unwrap();
+                assert!(len == 0 || part.as_ptr().addr() % WAY == place, "{len} at {place}");
+            }
+        }
+    }
+
+    #[test]
     fn new_memory_is_zero() {
-        let part = Pages::default().filled(10_000, |bytes| assert!(bytes.iter().all(|b| *b == 0))).unwrap();
+        let part =
+            Pages::default().filled(10_000, 0, |bytes| assert!(bytes.iter().all(|b| *b == 0))).unwrap();
         drop(part);
     }
 }

@@ -97,6 +97,12 @@ impl Streams {
         &self.codes[stream * self.stride..][..self.stride]
     }
 
+    /// The same, for kernels that want them in another order.
+    #[cfg(target_arch = "x86_64")]
+    pub fn codes_mut(&mut self, stream: usize) -> &mut [i8] {
+        &mut self.codes[stream * self.stride..][..self.stride]
+    }
+
     /// What a code of the stream is worth where `lanes` do not say it.
     pub fn unit(&self, stream: usize) -> f32 {
         let scale = self.scales[self.token_of(stream)];

@@ -2,9 +2,12 @@
 #![expect(unsafe_code, reason = "lends a closure to threads that outlive the call")]
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+
+use super::shares::Shares;
 
 /// Rounds of spinning before a thread sleeps: some tens of microseconds.
 const SPINS: usize = 20_000;
@@ -23,23 +26,25 @@ impl fmt::Debug for Threads {
     }
 }
 
-/// A job: `run(task)` for every task below `tasks`.
+/// A job: `run` for ranges of tasks, of at most so many.
 #[derive(Clone, Copy)]
 struct Job {
-    run: *const (dyn Fn(usize) + Sync),
-    tasks: usize,
+    run: *const (dyn Fn(Range<usize>) + Sync),
+    most: usize,
 }
 
-// SAFETY: the pointer is only followed while `Threads::run` keeps the closure, which is `Sync`, alive.
+// SAFETY: the pointer is only followed while `Threads::ranges` keeps the closure, which is `Sync`, alive.
 unsafe impl Send for Job {}
 
 struct Shared {
     /// Number of the current job; a worker that sees a new one joins in.
     number: AtomicUsize,
-    job: Mutex<Option<Job>>,
-    next: AtomicUsize,
-    /// Workers that have not finished the current job.
+    /// The number of the job that may be joined, or 0.
+    open: AtomicUsize,
+    /// Workers that look for tasks or work at some.
     busy: AtomicUsize,
+    job: Mutex<Option<Job>>,
+    shares: Shares,
     failed: AtomicBool,
     stop: AtomicBool,
     asleep: Mutex<usize>,
@@ -51,9 +56,10 @@ impl Threads {
     pub fn new(count: usize) -> Threads {
         let shared = Arc::new(Shared {
             number: AtomicUsize::new(0),
-            job: Mutex::new(None),
-            next: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
+            job: Mutex::new(None),
+            shares: Shares::new(count.max(1)),
             failed: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             asleep: Mutex::new(0),
@@ -62,7 +68,8 @@ impl Threads {
         let workers = (1..count)
             .map_while(|index| {
                 let shared = shared.clone();
-                std::thread::Builder::new().name(format!("mqc-{index}")).spawn(move || shared.work()).ok()
+                let work = move || shared.work(index);
+                std::thread::Builder::new().name(format!("mqc-{index}")).spawn(work).ok()
             })
             .collect();
         Threads { shared, workers, turn: Mutex::new(()) }
@@ -83,32 +90,49 @@ impl Threads {
     /// # Panics
     /// If a task did.
     pub fn run(&self, tasks: usize, run: impl Fn(usize) + Sync) {
+        self.ranges(tasks, 1, |range| range.for_each(&run));
+    }
+
+    /// Calls `run` for ranges of at most `most` tasks, which together are all below `tasks`; they become shorter towards
+    /// the end, so that all threads finish at the same time.
+    ///
+    /// # Panics
+    /// If a task did.
+    pub fn ranges(&self, tasks: usize, most: usize, run: impl Fn(Range<usize>) + Sync) {
+        let most = most.max(1);
         if tasks <= 1 || self.workers.is_empty() {
-            (0..tasks).for_each(run);
+            (0..tasks).step_by(most).for_each(|start| run(start..tasks.min(start + most)));
             return;
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        for start in (0..tasks).step_by(Shares::MOST) {
+            self.job(Shares::MOST.min(tasks - start), most, &|range| {
+                run(range.start + start..range.end + start)
+            });
+        }
+    }
+
+    /// One job; the caller has the turn.
+    fn job(&self, tasks: usize, most: usize, run: &(dyn Fn(Range<usize>) + Sync)) {
         let shared = &*self.shared;
-        let run: &(dyn Fn(usize) + Sync) = &run;
         // SAFETY: only the lifetime changes. `Finish` waits, also when unwinding, until no worker follows the pointer.
-        let run: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(run) };
-        let job = Job { run, tasks };
+        let run: *const (dyn Fn(Range<usize>) + Sync) = unsafe { std::mem::transmute(run) };
+        let job = Job { run, most };
         *shared.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
-        shared.next.store(0, Ordering::Relaxed);
+        shared.shares.fill(tasks);
         shared.failed.store(false, Ordering::Relaxed);
-        shared.busy.store(self.workers.len(), Ordering::Relaxed);
-        shared.number.fetch_add(1, Ordering::SeqCst);
+        let number = shared.number.load(Ordering::Relaxed) + 1;
+        shared.open.store(number, Ordering::SeqCst);
+        shared.number.store(number, Ordering::SeqCst);
         if *shared.asleep.lock().unwrap_or_else(PoisonError::into_inner) > 0 {
             shared.wake.notify_all();
         }
         let finish = Finish(shared);
-        shared.tasks_of(job);
+        shared.tasks_of(job, 0);
         drop(finish);
         assert!(!shared.failed.load(Ordering::Relaxed), "a task of the pool panicked");
     }
-}
 
-impl Threads {
     /// Calls `work(index, chunk)` for every chunk of `len` values, the last may be shorter; chunks run in parallel.
     ///
     /// # Panics
@@ -128,13 +152,15 @@ impl Threads {
     }
 }
 
-/// Waits for the workers.
+/// Closes the job and waits for the workers that joined it. Those that still sleep are not waited for.
 struct Finish<'a>(&'a Shared);
 
 impl Drop for Finish<'_> {
     fn drop(&mut self) {
+        // A worker counts as busy before it looks whether the job is open: either it sees that it is not, or it is seen here.
+        self.0.open.store(0, Ordering::SeqCst);
         let mut spins = 0;
-        while self.0.busy.load(Ordering::Acquire) > 0 {
+        while self.0.busy.load(Ordering::SeqCst) > 0 {
             spins += 1;
             if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
@@ -142,7 +168,7 @@ impl Drop for Finish<'_> {
 }
 
 impl Shared {
-    fn work(&self) {
+    fn work(&self, thread: usize) {
         let mut seen = 0;
         loop {
             self.wait_for_other_than(seen);
@@ -150,25 +176,22 @@ impl Shared {
                 return;
             }
             seen = self.number.load(Ordering::SeqCst);
-            let job = *self.job.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(job) = job {
-                let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.tasks_of(job)));
-                if done.is_err() {
+            self.busy.fetch_add(1, Ordering::SeqCst);
+            if self.open.load(Ordering::SeqCst) == seen {
+                let job = *self.job.lock().unwrap_or_else(PoisonError::into_inner);
+                let work = std::panic::AssertUnwindSafe(|| job.map(|job| self.tasks_of(job, thread)));
+                if std::panic::catch_unwind(work).is_err() {
                     self.failed.store(true, Ordering::Relaxed);
                 }
             }
-            self.busy.fetch_sub(1, Ordering::Release);
+            self.busy.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
-    fn tasks_of(&self, job: Job) {
-        loop {
-            let task = self.next.fetch_add(1, Ordering::Relaxed);
-            if task >= job.tasks {
-                return;
-            }
-            // SAFETY: `Threads::run` is still waiting for this thread, so the closure lives.
-            unsafe { (*job.run)(task) };
+    fn tasks_of(&self, job: Job, thread: usize) {
+        while let Some(tasks) = self.shares.take(thread, job.most) {
+            // SAFETY: `Threads::job` is still waiting for this thread, so the closure lives.
+            unsafe { (*job.run)(tasks) };
         }
     }
 

@@ -1,7 +1,9 @@
 //! Few tokens: planes go from memory through registers into the sums, and nowhere else.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
+use super::bytes;
 use super::merge::{IN_PLACE, PLACES, codes, place_of, shift_of};
 use super::reduce::{reduce_four_floats, reduce_four_integers};
 use crate::cpu::cells::QUAD;
@@ -28,18 +30,17 @@ pub(super) unsafe fn decode<const P: usize, const ROUND: bool, const T: usize>(
     sums: &mut [[f32; STRIP]],
 ) {
     let integers = level.sums_in_integers(streams);
-    let all = level.planes_from(quad);
-    debug_assert!(all[..P].iter().all(|plane| plane.len() >= quads * level.cells.quad_bytes()));
-    let mut rows: Quad<P, T> = Quad {
-        planes: std::array::from_fn(|p| all[p].as_ptr()),
-        cells: level.cells.count(),
-        top: level.rounding.map_or(u8::MAX, |rounding| rounding.top),
-        x: std::array::from_fn(|t| streams.codes(t).as_ptr()),
-    };
+    let by_bytes = bytes::serves(level, streams);
+    debug_assert!(
+        level.planes_from(quad)[..P].iter().all(|plane| plane.len() >= quads * level.cells.quad_bytes())
+    );
+    let mut rows: Quad<P, T> = Quad::new(level, quad, std::array::from_fn(|t| streams.codes(t).as_ptr()));
     for i in 0..quads {
         // SAFETY: each plane holds a whole quad, each stream whole blocks.
         let sum = unsafe {
-            if !integers {
+            if P >= bytes::FEWEST && !ROUND && by_bytes {
+                rows.integers_by_bytes()
+            } else if !integers {
                 rows.floats::<ROUND>(level, quad + i, streams)
             } else if P == IN_PLACE && T == 1 && !ROUND {
                 rows.integers_in_place()
@@ -62,11 +63,11 @@ pub(super) unsafe fn decode<const P: usize, const ROUND: bool, const T: usize>(
 }
 
 /// Four rows and the streams they are multiplied by.
-struct Quad<const P: usize, const T: usize> {
+pub(super) struct Quad<const P: usize, const T: usize> {
     planes: [*const u8; P],
-    cells: usize,
-    top: u8,
-    x: [*const i8; T],
+    pub(super) cells: usize,
+    pub(super) top: u8,
+    pub(super) x: [*const i8; T],
 }
 
 /// Sums of a row by stream and place of the index in its byte.
@@ -74,20 +75,30 @@ type Sums<const T: usize, const C: usize> = [[__m512i; C]; T];
 
 /// The part of a block that a row has: where it begins in the quad's block, and which cells there are.
 #[derive(Clone, Copy)]
-struct Part {
+pub(super) struct Part {
     stride: usize,
     valid: __mmask16,
 }
 
 impl Part {
-    const WHOLE: Part = Part { stride: 64, valid: !0 };
+    pub(super) const WHOLE: Part = Part { stride: 64, valid: !0 };
 
-    fn of(cells: usize) -> Part {
+    pub(super) fn of(cells: usize) -> Part {
         if cells >= 16 { Part::WHOLE } else { Part { stride: 4 * cells, valid: (1 << cells) - 1 } }
     }
 }
 
 impl<const P: usize, const T: usize> Quad<P, T> {
+    pub(super) fn new(level: &Level, quad: usize, x: [*const i8; T]) -> Quad<P, T> {
+        let planes = level.planes_from(quad);
+        Quad {
+            planes: std::array::from_fn(|p| planes[p].as_ptr()),
+            cells: level.cells.count(),
+            top: level.rounding.map_or(u8::MAX, |rounding| rounding.top),
+            x,
+        }
+    }
+
     /// Sums of `index * code` of the four rows.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
@@ -234,17 +245,7 @@ impl<const P: usize, const T: usize> Quad<P, T> {
     ) {
         let mut indices = [[_mm512_setzero_si512(); 8]; S];
         for (r, indices) in indices.iter_mut().enumerate() {
-            let bytes = self.planes.map(|plane| unsafe {
-                let at = plane.add(64 * QUAD * block + (row + r) * part.stride);
-                if P > STREAMS {
-                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(NEXT).cast());
-                }
-                if part.valid == !0 {
-                    _mm512_loadu_si512(at.cast())
-                } else {
-                    _mm512_maskz_loadu_epi32(part.valid, at.cast())
-                }
-            });
+            let bytes = unsafe { self.load(block, row + r, part) };
             *indices = if C == 1 {
                 codes::<P, ROUND, true>(bytes, self.top)
             } else {
@@ -261,4 +262,29 @@ impl<const P: usize, const T: usize> Quad<P, T> {
             }
         }
     }
+
+    /// The planes of a row of a block.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
+    pub(super) unsafe fn load(&self, block: usize, row: usize, part: Part) -> [__m512i; P] {
+        self.planes.map(|plane| unsafe {
+            let at = plane.add(64 * QUAD * block + row * part.stride);
+            if P > STREAMS {
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(NEXT).cast());
+            }
+            if part.valid == !0 {
+                _mm512_loadu_si512(at.cast())
+            } else {
+                _mm512_maskz_loadu_epi32(part.valid, at.cast())
+            }
+        })
+    }
+}
+
+/// The compiler keeps loads and so everything that depends on them on their side of this: it would mix rows and run out of
+/// registers.
+#[inline(always)]
+pub(super) fn keep_rows_apart() {
+    // SAFETY: there are no instructions.
+    unsafe { asm!("", options(nostack, preserves_flags)) };
 }

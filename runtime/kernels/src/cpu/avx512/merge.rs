@@ -84,7 +84,7 @@ pub(super) fn codes<const P: usize, const ROUND: bool, const PLAIN: bool>(
 ) -> [__m512i; 8] {
     let merged = merge(planes);
     if P == 8 && !ROUND {
-        let rotate = |o: usize| move_bits(merged[o], const { rotations_right() }[o]);
+        let rotate = |o: usize| rotate_right(merged[o], o);
         return [merged[0], rotate(1), rotate(2), rotate(3), rotate(4), rotate(5), rotate(6), rotate(7)];
     }
     if P == 1 {
@@ -96,7 +96,7 @@ pub(super) fn codes<const P: usize, const ROUND: bool, const PLAIN: bool>(
         let plain = std::array::from_fn(|o| move_bits(merged[o], const { to_index(P) }[o]));
         return if ROUND { round(plain, top) } else { plain };
     }
-    let aligned = [merged[0], move_bits(merged[1], const { rotations_right() }[1])];
+    let aligned = [merged[0], rotate_right(merged[1], 1)];
     std::array::from_fn(|o| {
         let field = 3_u8 << shift_of(place_of(o));
         _mm512_and_si512(aligned[o % 2], _mm512_set1_epi8(field as i8))
@@ -116,6 +116,13 @@ fn round(values: [__m512i; 8], top: u8) -> [__m512i; 8] {
 #[target_feature(enable = "avx512f,gfni")]
 fn move_bits(bytes: __m512i, matrix: u64) -> __m512i {
     _mm512_gf2p8affine_epi64_epi8::<0>(bytes, _mm512_set1_epi64(matrix as i64))
+}
+
+/// Bytes rotated right.
+#[inline]
+#[target_feature(enable = "avx512f,gfni")]
+pub(super) fn rotate_right(bytes: __m512i, by: usize) -> __m512i {
+    if by == 0 { bytes } else { move_bits(bytes, const { rotations_right() }[by]) }
 }
 
 /// The matrix that takes bit i of the result from bit `sources[i]`, or 0 where that is not below 8.

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "vector intrinsics")]
 #![expect(clippy::needless_range_loop, reason = "row and stream numbers index several register arrays")]
 
+mod bytes;
 mod decode;
 mod float;
 mod merge;
@@ -30,6 +31,16 @@ pub(super) fn available() -> bool {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vnni")
         && is_x86_feature_detected!("gfni")
+}
+
+/// Puts few streams in the order in which [`decode`] reads them.
+///
+/// # Safety
+/// [`available`].
+pub(super) unsafe fn prepare(level: &Level, streams: &mut Streams) {
+    if bytes::serves(level, streams) {
+        (0..streams.count()).for_each(|stream| unsafe { bytes::reorder(streams.codes_mut(stream)) });
+    }
 }
 
 /// See [`decode::decode`]; there are one or two streams.

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::decode::{Part, Quad, keep_rows_apart};
 use super::merge::codes;
 use super::reduce::{reduce_four_floats, reduce_four_integers};
 use crate::cpu::cells::{BLOCK_CODES, QUAD};
@@ -15,24 +16,20 @@ use crate::cpu::strip::{GROUP_LANES, Level, QuadMap};
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
 pub(super) unsafe fn unpack<const P: usize, const ROUND: bool>(level: &Level, quad: usize, panel: &mut [u8]) {
     let (count, blocks) = (level.cells.count(), level.cells.blocks());
-    let planes = level.planes_from(quad);
-    let top = level.rounding.map_or(u8::MAX, |rounding| rounding.top);
     assert!(panel.len() >= QUAD * blocks * BLOCK_CODES);
     let stride = panel.len() / QUAD;
+    let rows: Quad<P, 0> = Quad::new(level, quad, []);
     for block in 0..blocks {
-        let cells = (count - 16 * block).min(16);
-        let valid = if cells == 16 { !0 } else { (1 << cells) - 1 };
+        let part = Part::of(count - 16 * block);
         for row in 0..QUAD {
-            let bytes: [__m512i; P] = std::array::from_fn(|p| {
-                let at = 64 * QUAD * block + row * 4 * cells;
-                // SAFETY: each plane holds a whole quad; the mask leaves out what is beyond a part block.
-                unsafe { _mm512_maskz_loadu_epi32(valid, planes[p].as_ptr().add(at).cast()) }
-            });
+            // SAFETY: each plane holds a whole quad.
+            let bytes = unsafe { rows.load(block, row, part) };
             let out = panel[row * stride + block * BLOCK_CODES..][..BLOCK_CODES].as_mut_ptr();
-            for (o, codes) in codes::<P, ROUND, true>(bytes, top).into_iter().enumerate() {
+            for (o, codes) in codes::<P, ROUND, true>(bytes, rows.top).into_iter().enumerate() {
                 // SAFETY: 512 bytes from `out` on, checked by the slice.
                 unsafe { _mm512_storeu_si512(out.add(64 * o).cast(), codes) };
             }
+            keep_rows_apart();
         }
     }
 }

@@ -93,7 +93,7 @@ fn guarded_memory_ends_with_the_buffer() {
         assert_eq!(end % PAGE, 0);
         assert!(!readable(end) && readable(end - 1));
     }
-    let part = Pages::guarded().filled(130, |bytes| bytes.fill(3)).unwrap();
+    let part = Pages::guarded().filled(130, 0, |bytes| bytes.fill(3)).unwrap();
     let end = part.as_ptr_range().end.addr();
     assert!(!readable(end) && readable(end - 1));
     assert!(part.iter().all(|byte| *byte == 3));
