@@ -5,7 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use mqc_ir::quant::Width;
-use mqc_ir::{Graph, Op, Tensor, Value};
+use mqc_ir::{Attribute, Graph, Op, Tensor, Text, Value};
+use mqc_kernels::cpu::Activation;
+use mqc_passes::mqc_fuse::recognize;
+use mqc_passes::mqc_fuse::rules::is_epilogue;
+use mqc_passes::{FuseSettings, Pipeline};
 use mqc_runtime::nested_node::nested_weight;
 use mqc_step::cuda::{Engine, Program, bind};
 use mqc_step::{Array, Port, Setup};
@@ -23,6 +27,8 @@ pub type Shapes = BTreeMap<String, Vec<usize>>;
 pub struct DeviceSession {
     graph: Graph,
     inputs: Vec<String>,
+    /// What `fuse` does with a graph before it is compiled, if anything.
+    fuse: Option<FuseSettings>,
     state: Mutex<State>,
 }
 
@@ -43,17 +49,21 @@ pub struct Counts {
 }
 
 impl DeviceSession {
-    /// Opens the device and uploads what all widths share. Planes follow when a width reads them.
+    /// Opens the device and uploads what all widths share. Planes follow when a width reads them. Graphs are fused before they
+    /// are compiled, `without` some rules, unless they are to be as they are.
     ///
     /// # Errors
     /// Why there is no device; nested weights that are malformed.
-    pub fn open(graph: &Graph) -> Result<DeviceSession> {
-        let weights = bind(&mut graph.clone(), nested_weight)?;
+    pub fn open(graph: &Graph, unfused: bool, without: &[String]) -> Result<DeviceSession> {
+        let weights = bind(&mut graph.clone(), nested_weight, activation_of)?;
         let is_input = |id: &&mqc_ir::NodeId| graph.node(**id).is_some_and(|node| node.op == Op::Input);
         let name = |id: &mqc_ir::NodeId| Some(graph.info(Value { node: *id, slot: 0 })?.name.clone());
         let inputs = graph.inputs().iter().filter(is_input).filter_map(name).collect();
         let state = State { engine: Engine::open(weights)?, programs: vec![] };
-        Ok(DeviceSession { graph: graph.clone(), inputs, state: Mutex::new(state) })
+        let target = state.engine.device().target();
+        let settings = FuseSettings::program(&format!("cuda:{target}"))?;
+        let fuse = (!unfused).then(|| FuseSettings { without: without.to_vec(), ..settings });
+        Ok(DeviceSession { graph: graph.clone(), inputs, fuse, state: Mutex::new(state) })
     }
 
     /// What the device is called.
@@ -93,7 +103,7 @@ impl DeviceSession {
     /// Those of `make`, and as [`compile`].
     pub fn program_of(&self, make: impl FnOnce() -> Result<(Graph, Shapes, Setup)>) -> Result<Program> {
         let (graph, shapes, setup) = make()?;
-        compile(&graph, &shapes, &setup, &self.lock().engine)
+        compile(&graph, &shapes, &setup, &self.lock().engine, self.fuse.as_ref())
     }
 
     /// Runs such a program.
@@ -138,7 +148,7 @@ impl DeviceSession {
         let entry = match found {
             Some(at) => programs.remove(at),
             None => {
-                let program = compile(&self.graph, &shapes, &Setup::default(), engine)?;
+                let program = compile(&self.graph, &shapes, &Setup::default(), engine, self.fuse.as_ref())?;
                 if programs.len() == PROGRAMS {
                     programs.remove(0);
                 }
@@ -154,9 +164,41 @@ impl DeviceSession {
 ///
 /// # Errors
 /// Shapes that the graph contradicts; operations that have no form on the device; no room.
-pub fn compile(graph: &Graph, shapes: &Shapes, setup: &Setup, engine: &Engine) -> Result<Program> {
+pub fn compile(
+    graph: &Graph,
+    shapes: &Shapes,
+    setup: &Setup,
+    engine: &Engine,
+    fuse: Option<&FuseSettings>,
+) -> Result<Program> {
     let mut graph = graph.clone();
     fix_shapes(&mut graph, shapes)?;
-    bind(&mut graph, nested_weight)?;
+    if let Some(settings) = fuse {
+        let options = mqc_passes::Options::default();
+        let mut context = mqc_passes::Context::new(&options, None);
+        context.fuse = Some(settings.clone());
+        Pipeline::fuse().run(&mut graph, &mut context, &mqc_passes::Debug::default())?;
+    }
+    bind(&mut graph, nested_weight, activation_of)?;
     Ok(Program::compile(&graph, setup, engine)?)
+}
+
+/// The function of an epilogue that `fuse` made; `None` for all other nodes.
+fn activation_of(op: &Op) -> Option<Activation> {
+    let Op::Opaque(opaque) = op else { return None };
+    if !is_epilogue(op) {
+        return None;
+    }
+    let found = match opaque.attributes.get("activation") {
+        Some(Attribute::String(Text(name))) => recognize::Activation::of_name(name)?,
+        Some(_) => return None,
+        None => recognize::Activation::Identity,
+    };
+    Some(match found {
+        recognize::Activation::Identity => Activation::Identity,
+        recognize::Activation::Relu => Activation::Relu,
+        recognize::Activation::Gelu => Activation::Gelu,
+        recognize::Activation::GeluTanh => Activation::GeluTanh,
+        recognize::Activation::Silu => Activation::Silu,
+    })
 }

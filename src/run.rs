@@ -165,10 +165,9 @@ impl Loaded {
     }
 }
 
-/// A device runs the graph as it is: its own passes fuse. The processors run it fused, unless the setup says otherwise.
 fn runner(model: &Model, setup: &Setup, engine: &Arc<Engine>) -> Result<Runner> {
     if setup.cuda {
-        return Ok(Runner::Cuda(Box::new(DeviceSession::open(&model.graph)?)));
+        return Ok(Runner::Cuda(Box::new(DeviceSession::open(&model.graph, setup.unfused, &setup.without)?)));
     }
     Ok(Runner::Cpu(Box::new(session(model, setup, engine)?)))
 }

@@ -33,6 +33,17 @@ const SESSION_RULES: [&str; 11] = [
     "drop-identity",
 ];
 
+/// What programs of a CUDA device gain by: their own passes do the rest, and layers keep their names.
+const CUDA_RULES: [&str; 7] = [
+    "epilogue-bias",
+    "epilogue-activation",
+    "epilogue-gate",
+    "epilogue-residual",
+    "merge-transposes",
+    "merge-reshapes",
+    "drop-identity",
+];
+
 /// What `fuse` can be told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FuseSettings {
@@ -44,7 +55,7 @@ pub struct FuseSettings {
     pub only: Vec<String>,
     /// Not these rules.
     pub without: Vec<String>,
-    /// Whether the result may have operators that only the CPU session knows.
+    /// Whether the result may have operators that only mqc's own sessions know.
     pub session: bool,
 }
 
@@ -66,6 +77,15 @@ impl FuseSettings {
     pub fn session() -> Result<FuseSettings, Error> {
         let only = SESSION_RULES.map(str::to_owned).to_vec();
         Ok(FuseSettings { only, session: true, ..FuseSettings::named("cpu")? })
+    }
+
+    /// What a program of a CUDA device gains by, a device of this name in the compiler's table.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn program(device: &str) -> Result<FuseSettings, Error> {
+        let only = CUDA_RULES.map(str::to_owned).to_vec();
+        Ok(FuseSettings { only, session: true, ..FuseSettings::named(device)? })
     }
 }
 

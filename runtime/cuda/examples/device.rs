@@ -139,7 +139,8 @@ impl Machine {
         weights.load(0, width)?;
         let upload = |values: &[f64]| self.device.upload("a check's values", &element.bytes_of(values));
         let (x, gate, residual) = (upload(&case.x)?, upload(&case.gate)?, upload(&case.residual)?);
-        let bias = self.device.upload("a check's bias", &case.bias)?;
+        let bias: Vec<u8> = case.bias.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let bias = self.device.upload("a check's bias", &bias)?;
         let operands = Operands {
             x: &x,
             bias: epilogue.bias.then_some(&bias),

@@ -118,6 +118,10 @@ fn case(kernel: Kernel, rows: usize, cols: usize, tokens: usize) -> Case {
     Case::new(kernel, problem, Data::Random, 7)
 }
 
+fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
 /// Runs a case by a weight whose planes are loaded and compares with the definition.
 fn run(
     device: &Device,
@@ -130,7 +134,7 @@ fn run(
     let element = case.kernel.element;
     let upload = |values: &[f64]| device.upload("a test's values", &element.bytes_of(values)).unwrap();
     let (x, gate, residual) = (upload(&case.x), upload(&case.gate), upload(&case.residual));
-    let bias = device.upload("a test's bias", &case.bias).unwrap();
+    let bias = device.upload("a test's bias", &bytes_of(&case.bias)).unwrap();
     let epilogue = case.kernel.epilogue;
     let operands = Operands {
         x: &x,

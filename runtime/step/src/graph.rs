@@ -58,10 +58,15 @@ fn op_name(op: &Op) -> String {
 
 /// What a node does that names a nested weight.
 #[cfg(feature = "cuda")]
-pub(crate) use crate::cuda::named as nested;
+pub(crate) use crate::cuda::{epilogue, named as nested};
 /// Only programs of a device have nested weights.
 #[cfg(not(feature = "cuda"))]
 pub(crate) fn nested(_: &Op) -> Option<crate::lower::task::Nested> {
+    None
+}
+/// As above.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn epilogue(_: &Op) -> Option<mqc_kernels::cpu::Activation> {
     None
 }
 
@@ -114,7 +119,9 @@ impl Net {
         ids: &mut BTreeMap<Value, Id>,
     ) -> Result<(), Error> {
         let Some(node) = graph.node(id) else { return Ok(()) };
-        if let Some(message) = plain::unknown(&node.op).filter(|_| nested(&node.op).is_none()) {
+        if let Some(message) =
+            plain::unknown(&node.op).filter(|_| nested(&node.op).is_none() && epilogue(&node.op).is_none())
+        {
             return Err(fail(graph, id, message.to_owned()));
         }
         let args = graph.operands(id).iter().map(|v| v.and_then(|v| ids.get(&v).copied())).collect();

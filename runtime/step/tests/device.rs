@@ -9,9 +9,10 @@ use std::path::Path;
 
 use bytes::Bytes;
 use mqc_ir::graph::Output;
-use mqc_ir::op::{Binary, Nested, Reduction, ScatterReduction, Unary, Window};
+use mqc_ir::op::{Binary, GeluKind, Nested, Opaque, Reduction, ScatterReduction, Unary, Window};
 use mqc_ir::quant::{Grouping, SliceMode, Width};
-use mqc_ir::{DType, Graph, Op, Tensor, Type};
+use mqc_ir::{Attribute, DType, Graph, Node, Op, Tensor, Text, Type, Value, ValueInfo};
+use mqc_kernels::cpu::Activation;
 use mqc_kernels::nested::{self, AffineMap, NestedWeight};
 use mqc_step::cuda::{self, Engine};
 use mqc_step::{Array, Program, Setup};
@@ -221,6 +222,29 @@ fn floats(weight: &NestedWeight, width: Width) -> Tensor {
     Tensor::new(DType::F32, vec![weight.rows(), weight.cols()], bytes).unwrap()
 }
 
+/// A node with a nested weight.
+fn nested_node(
+    graph: &mut Graph,
+    data: Value,
+    weight: &NestedWeight,
+    (op, layer): (fn(Nested) -> Op, &str),
+) -> Value {
+    let constant = |graph: &mut Graph, tensor| graph.apply(Op::Constant(tensor), "c", &[]).unwrap();
+    let mut operands = vec![data, constant(graph, Tensor::i64_scalar(8))];
+    let map = weight.map(Width::MAX);
+    for values in [&map.scale, &map.zero] {
+        let bytes = values.as_slice().iter().flat_map(|v| v.to_le_bytes()).collect();
+        let groups = values.as_slice().len() / weight.rows();
+        let tensor = Tensor::new(DType::F32, vec![weight.rows(), groups], bytes).unwrap();
+        operands.push(constant(graph, tensor));
+    }
+    for plane in weight.planes() {
+        let shape = vec![weight.rows(), weight.cols().div_ceil(8)];
+        operands.push(constant(graph, Tensor::new(DType::U8, shape, plane.clone()).unwrap()));
+    }
+    graph.apply(op(nested_of(layer, weight)), layer, &operands).unwrap()
+}
+
 /// A nested table, a product with a nested weight, and with `None` for a width both as floats.
 fn language_model(table: &NestedWeight, product: &NestedWeight, width: Option<Width>) -> Graph {
     let mut graph = Graph::new("language model");
@@ -237,22 +261,7 @@ fn language_model(table: &NestedWeight, product: &NestedWeight, width: Option<Wi
                 }
             }
         }
-        None => {
-            let constant = |graph: &mut Graph, tensor| graph.apply(Op::Constant(tensor), "c", &[]).unwrap();
-            let mut operands = vec![data, constant(graph, Tensor::i64_scalar(8))];
-            let map = weight.map(Width::MAX);
-            for values in [&map.scale, &map.zero] {
-                let bytes = values.as_slice().iter().flat_map(|v| v.to_le_bytes()).collect();
-                let groups = values.as_slice().len() / weight.rows();
-                let tensor = Tensor::new(DType::F32, vec![weight.rows(), groups], bytes).unwrap();
-                operands.push(constant(graph, tensor));
-            }
-            for plane in weight.planes() {
-                let shape = vec![weight.rows(), weight.cols().div_ceil(8)];
-                operands.push(constant(graph, Tensor::new(DType::U8, shape, plane.clone()).unwrap()));
-            }
-            graph.apply(op(nested_of(layer, weight)), layer, &operands).unwrap()
-        }
+        None => nested_node(graph, data, weight, (op, layer)),
     };
     let rows = part(&mut graph, Op::NestedGather, "table", table, ids);
     let rows = graph.apply(Op::Unary(Unary::Tanh), "bounded", &[rows]).unwrap();
@@ -279,10 +288,14 @@ fn nested_weights_at_every_width() {
         let head = weight(50, 40, Grouping::Group(32), SliceMode::Round);
         let mut graph = language_model(&table, &head, None);
         mqc_ir::infer::infer(&mut graph).unwrap();
-        let bound = cuda::bind(&mut graph, |graph, id| -> Result<_, mqc_ir::Error> {
-            let Some(node) = graph.node(id) else { return Ok(None) };
-            Ok(Some(if matches!(node.op, Op::NestedGather(_)) { table.clone() } else { head.clone() }))
-        });
+        let bound = cuda::bind(
+            &mut graph,
+            |graph, id| -> Result<_, mqc_ir::Error> {
+                let Some(node) = graph.node(id) else { return Ok(None) };
+                Ok(Some(if matches!(node.op, Op::NestedGather(_)) { table.clone() } else { head.clone() }))
+            },
+            |_| None,
+        );
         let bound = bound.unwrap();
         assert_eq!(bound.keys().collect::<Vec<_>>(), ["head", "table"]);
         let mut engine = Engine::open(bound).unwrap();
@@ -361,5 +374,105 @@ fn windows() {
         let found: Vec<_> = (0..8).map(|i| wide(&program.output(i).unwrap())).collect();
         let inputs: Vec<_> = shapes.iter().enumerate().map(|(i, shape)| data(shape, i)).collect();
         close(&found, &plain(&graph, &Setup::default(), &inputs, 1), 1e-5).unwrap();
+    });
+}
+
+/// Epilogues as part of the product, and of one that has another user: all functions, all parts.
+#[test]
+fn epilogues() {
+    with_device("epilogues", || {
+        let weight = weight(37, 48, Grouping::PerChannel, SliceMode::Midpoint);
+        let width = Width::new(3).unwrap();
+        let functions: [(&str, Option<Op>); 5] = [
+            ("identity", None),
+            ("relu", Some(Op::Unary(Unary::Relu))),
+            ("gelu", Some(Op::Gelu { approximate: GeluKind::Erf })),
+            ("gelu_tanh", Some(Op::Gelu { approximate: GeluKind::Tanh })),
+            ("silu", None),
+        ];
+        let (mut bound, mut exact) = (Graph::new("bound"), Graph::new("exact"));
+        let mut ends = [vec![], vec![]];
+        let float = exact.apply(Op::Constant(floats(&weight, width)), "w", &[]).unwrap();
+        let float = exact.apply(Op::Transpose { perm: None }, "turned", &[float]).unwrap();
+        let [of_bound, of_exact] = [&mut bound, &mut exact].map(|graph| {
+            [("x", vec![5, 48]), ("bias", vec![37]), ("gate", vec![5, 37]), ("residual", vec![5, 37])]
+                .map(|(name, shape)| graph.add_input(name, Type::tensor(DType::F32, dims(&shape))))
+        });
+        for (number, (name, function)) in functions.iter().enumerate() {
+            // All parts with all functions would take a minute to compile.
+            for parts in [number, 7 - number] {
+                let given = |slot: usize| parts >> (slot - 1) & 1 == 1;
+                let layer = format!("{name}.{parts}");
+                let product = nested_node(&mut bound, of_bound[0], &weight, (Op::NestedMatMul, &layer));
+                if parts == 7 - number {
+                    // Another reads it.
+                    ends[0].push(product);
+                    ends[1].push(exact.apply(Op::MatMul, "p", &[of_exact[0], float]).unwrap());
+                }
+                let operands: Vec<_> = std::iter::once(Some(product))
+                    .chain((1..4).map(|slot| given(slot).then_some(of_bound[slot])))
+                    .collect();
+                let attribute = Attribute::String(Text(name.as_bytes().to_vec()));
+                let op = Op::Opaque(Opaque {
+                    domain: "test".to_owned(),
+                    op_type: "Epilogue".to_owned(),
+                    overload: String::new(),
+                    attributes: BTreeMap::from([("activation".to_owned(), attribute)]),
+                });
+                let ty = Type::tensor(DType::F32, dims(&[5, 37]));
+                let name = format!("{layer}.y");
+                let node = Node::new(op, name.clone(), vec![ValueInfo { name, ty }]);
+                ends[0].push(Value { node: bound.insert(node, &operands).unwrap(), slot: 0 });
+
+                let mut y = exact.apply(Op::MatMul, "p", &[of_exact[0], float]).unwrap();
+                if given(1) {
+                    y = exact.apply(Op::Binary(Binary::Add), "b", &[y, of_exact[1]]).unwrap();
+                }
+                y = match function {
+                    Some(op) => exact.apply(op.clone(), "f", &[y]).unwrap(),
+                    None if number == 0 => y,
+                    None => {
+                        let gate = exact.apply(Op::Unary(Unary::Sigmoid), "s", &[y]).unwrap();
+                        exact.apply(Op::Binary(Binary::Mul), "f", &[y, gate]).unwrap()
+                    }
+                };
+                for (slot, kind) in [(2, Binary::Mul), (3, Binary::Add)] {
+                    if given(slot) {
+                        y = exact.apply(Op::Binary(kind), "e", &[y, of_exact[slot]]).unwrap();
+                    }
+                }
+                ends[1].push(y);
+            }
+        }
+        outputs(&mut bound, &ends[0]);
+        outputs(&mut exact, &ends[1]);
+        mqc_ir::infer::infer(&mut bound).unwrap();
+        let activation_of = |op: &Op| match op {
+            Op::Opaque(opaque) if opaque.domain == "test" => match opaque.attributes.get("activation") {
+                Some(Attribute::String(Text(name))) => Some(match name.as_slice() {
+                    b"relu" => Activation::Relu,
+                    b"gelu" => Activation::Gelu,
+                    b"gelu_tanh" => Activation::GeluTanh,
+                    b"silu" => Activation::Silu,
+                    _ => Activation::Identity,
+                }),
+                _ => None,
+            },
+            _ => None,
+        };
+        let weights =
+            cuda::bind(&mut bound, |_, _| Ok::<_, mqc_ir::Error>(Some(weight.clone())), activation_of);
+        let weights = weights.unwrap();
+        let widths = weights.keys().map(|layer| (layer.clone(), width)).collect();
+        let mut engine = Engine::open(weights).unwrap();
+        let mut program = cuda::Program::compile(&bound, &Setup::default(), &engine).unwrap();
+        let shapes: Vec<_> = program.inputs().iter().map(|port| port.shape.clone()).collect();
+        for (i, shape) in shapes.iter().enumerate() {
+            program.set(i, &data(shape, i)).unwrap();
+        }
+        program.run(&mut engine, &widths).unwrap();
+        let found: Vec<_> = (0..ends[0].len()).map(|i| wide(&program.output(i).unwrap())).collect();
+        let inputs: Vec<_> = shapes.iter().enumerate().map(|(i, shape)| data(shape, i)).collect();
+        close(&found, &plain(&exact, &Setup::default(), &inputs, 1), 1e-5).unwrap();
     });
 }

@@ -26,8 +26,8 @@ pub struct Program {
 pub struct Operands<'a> {
     /// [tokens, cols]
     pub x: &'a CudaSlice<u8>,
-    /// `[rows]`, where the epilogue has it.
-    pub bias: Option<&'a CudaSlice<f32>>,
+    /// `[rows]` in f32, whatever the type of activations, where the epilogue has it.
+    pub bias: Option<&'a CudaSlice<u8>>,
     /// [tokens, rows], where the epilogue has it.
     pub gate: Option<&'a CudaSlice<u8>>,
     /// [tokens, rows], where the epilogue has it.
@@ -168,12 +168,9 @@ impl Program {
         length("x", "bytes", of_x, operands.x.len().min(of_x))?;
         length("y", "bytes", of_y, y.len().min(of_y))?;
         let part = |wanted, size| if wanted { size } else { 0 };
-        length(
-            "bias",
-            "values",
-            part(epilogue.bias, source.rows()),
-            operands.bias.map_or(0, CudaSlice::len),
-        )?;
+        let of_bias = 4 * source.rows();
+        let bias = operands.bias.map_or(0, |bias| bias.len().min(of_bias));
+        length("bias", "bytes", part(epilogue.bias, of_bias), bias)?;
         let found = |part: Option<&CudaSlice<u8>>| part.map_or(0, |part| part.len().min(of_y));
         length("gate", "bytes", part(epilogue.gate, of_y), found(operands.gate))?;
         length("residual", "bytes", part(epilogue.residual, of_y), found(operands.residual))

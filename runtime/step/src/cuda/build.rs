@@ -7,7 +7,7 @@ use crate::fuse;
 use crate::fuse::instructions::Fused;
 use crate::graph::Net;
 use crate::lower::Lowered;
-use crate::lower::task::{Nested, Source, Task, Work};
+use crate::lower::task::{Epilogue, Nested, Source, Task, Work};
 use crate::view::Root;
 
 /// Workspaces that reductions take turns with; those of a pass's own follow.
@@ -18,10 +18,22 @@ const TURNS: [Slot; 2] = [Slot::Workspace(0), Slot::Workspace(1)];
 pub(super) enum Planned {
     /// A kernel by its number in the text.
     Kernel { number: usize, kernel: Kernel, task: Option<usize> },
-    /// A product with a nested weight.
-    Nested { layer: String, x: Root, y: Root, tokens: usize },
+    /// See [`Product`].
+    Nested(Product),
     /// Work of the host.
     Host(Box<Task>),
+}
+
+/// A product with a nested weight.
+#[derive(Clone, Debug)]
+pub(super) struct Product {
+    pub layer: String,
+    pub epilogue: Epilogue,
+    pub tokens: usize,
+    pub x: Root,
+    /// What the epilogue reads, in its order.
+    pub parts: Vec<Root>,
+    pub y: Root,
 }
 
 /// All that a program needs besides the values of its constants.
@@ -160,11 +172,19 @@ impl Plan {
             }
             Work::Concat { outer, parts } => single::concat(*outer, parts, to),
             Work::Copy(view) => single::copy(view, lowered.places[view.root].kind, to),
-            Work::Nested { kind: Nested::MatMul { layer }, data } => {
+            Work::Nested { kind: Nested::MatMul { layer, epilogue }, data, parts } => {
                 let data = data.as_ref().ok_or("a product has no operand")?;
                 let tokens = data.shape.iter().rev().skip(1).product();
-                let (layer, x) = (layer.clone(), data.root);
-                self.steps.push(Planned::Nested { layer, x, y: to, tokens });
+                let parts = parts.iter().map(|view| view.root).collect();
+                let (layer, epilogue) = (layer.clone(), *epilogue);
+                self.steps.push(Planned::Nested(Product {
+                    layer,
+                    epilogue,
+                    tokens,
+                    x: data.root,
+                    parts,
+                    y: to,
+                }));
                 return Ok(());
             }
             Work::Plain(args) => window::emit(net, task, args).ok_or("a step has no kernel of its own")?,

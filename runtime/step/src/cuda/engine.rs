@@ -9,6 +9,7 @@ use mqc_ir::quant::Width;
 use mqc_kernels::nested::NestedWeight;
 
 use super::DeviceProgramError as Error;
+use super::build::Product;
 
 /// An open device with the weights of a model.
 #[derive(Debug)]
@@ -76,11 +77,11 @@ impl Engine {
         Some(self.weights.get(*self.numbers.get(layer)?)?.source())
     }
 
-    /// Uploads the planes that a width reads of a layer, and makes the kernel for so many tokens.
-    pub(super) fn prepare(&mut self, layer: &str, width: Width, tokens: usize) -> Result<(), Error> {
-        let fail = Error::layer(layer);
-        let number = self.number(layer)?;
-        let kernel = self.kernel(number, width, tokens);
+    /// Uploads the planes that a width reads of a layer, and makes the kernel of a product.
+    pub(super) fn prepare(&mut self, product: &Product, width: Width) -> Result<(), Error> {
+        let fail = Error::layer(&product.layer);
+        let number = self.number(&product.layer)?;
+        let kernel = self.kernel(number, product, width);
         self.weights.load(number, width).map_err(fail)?;
         if !self.products.iter().any(|(known, _)| Some(*known) == kernel)
             && let Some(kernel) = kernel
@@ -94,23 +95,28 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts `y = x w^T` onto the stream.
+    /// Puts a product onto the stream: `read` are its activations and what the epilogue reads.
     pub(super) fn product(
         &mut self,
-        layer: &str,
+        product: &Product,
         width: Width,
-        tokens: usize,
-        (x, y): (&Buffer, &mut Buffer),
+        read: &[&Buffer],
+        y: &mut Buffer,
     ) -> Result<(), Error> {
-        let fail = Error::layer(layer);
-        let number = self.number(layer)?;
-        let kernel = self.kernel(number, width, tokens);
+        let fail = Error::layer(&product.layer);
+        let number = self.number(&product.layer)?;
+        let kernel = self.kernel(number, product, width);
         let program = self.products.iter().find(|(known, _)| Some(*known) == kernel);
-        let (Some((_, program)), Some(weight)) = (program, self.weights.get(number)) else {
-            return Err(Error::NoWidth { layer: layer.to_owned() });
+        let mut read = read.iter().copied();
+        let (Some((_, program)), Some(weight), Some(x)) = (program, self.weights.get(number), read.next())
+        else {
+            return Err(Error::NoWidth { layer: product.layer.clone() });
         };
-        let operands = Operands { x, bias: None, gate: None, residual: None };
-        program.launch(&self.device, weight, &operands, tokens, y, &mut self.workspace).map_err(fail)
+        let mut next = |wanted: bool| if wanted { read.next() } else { None };
+        let wanted = &product.epilogue;
+        let (bias, gate, residual) = (next(wanted.bias), next(wanted.gate), next(wanted.residual));
+        let operands = Operands { x, bias, gate, residual };
+        program.launch(&self.device, weight, &operands, product.tokens, y, &mut self.workspace).map_err(fail)
     }
 
     pub(super) fn state(&self) -> State {
@@ -121,15 +127,16 @@ impl Engine {
         self.numbers.get(layer).copied().ok_or_else(|| Error::NoWidth { layer: layer.to_owned() })
     }
 
-    fn kernel(&self, number: usize, width: Width, tokens: usize) -> Option<Kernel> {
+    fn kernel(&self, number: usize, product: &Product, width: Width) -> Option<Kernel> {
         let source = self.weights.get(number)?.source();
+        let crate::lower::task::Epilogue { bias, activation, gate, residual } = product.epilogue;
         Some(Kernel {
             width,
             mode: source.mode(),
             grouping: source.grouping(),
             element: Element::F32,
-            epilogue: Epilogue::default(),
-            tokens: Tokens::of(tokens),
+            epilogue: Epilogue { bias, activation, gate, residual },
+            tokens: Tokens::of(product.tokens),
             target: self.device.target(),
         })
     }

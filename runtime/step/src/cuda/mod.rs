@@ -20,4 +20,4 @@ pub use engine::Engine;
 pub use error::DeviceProgramError;
 pub use program::{Program, text};
 pub use weights::bind;
-pub(crate) use weights::named;
+pub(crate) use weights::{epilogue, named};

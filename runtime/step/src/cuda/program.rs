@@ -8,7 +8,7 @@ use mqc_cuda::device::{Buffer, Device, DeviceError, Graph as Recorded, Module};
 use mqc_ir::Graph;
 use mqc_ir::quant::Width;
 
-use super::build::{self, Planned};
+use super::build::{self, Planned, Product};
 use super::engine::State;
 use super::kernel::Slot;
 use super::{DeviceProgramError as Error, Engine, host};
@@ -51,7 +51,7 @@ struct Key {
 
 enum Step {
     Kernel { number: usize, launch: Launch, addresses: Vec<u64> },
-    Nested { layer: String, x: Root, y: Root, tokens: usize },
+    Nested(Product),
     Host(Box<Task>),
 }
 
@@ -110,14 +110,14 @@ impl Program {
                     let addresses = kernel.slots.iter().map(|slot| memory.address(&device, *slot)).collect();
                     Step::Kernel { number, launch: kernel.launch, addresses }
                 }
-                Planned::Nested { layer, x, y, tokens } => Step::Nested { layer, x, y, tokens },
+                Planned::Nested(product) => Step::Nested(product),
                 Planned::Host(task) => Step::Host(task),
             });
         }
         let before = plan.before;
         let host = steps.iter().filter_map(|step| match step {
             Step::Host(task) => Some(task.reads()),
-            Step::Kernel { .. } | Step::Nested { .. } => None,
+            Step::Kernel { .. } | Step::Nested(_) => None,
         });
         // What the device computes is read from there.
         let mut on_host: BTreeMap<Root, Data<f32>> = BTreeMap::new();
@@ -275,8 +275,8 @@ impl Program {
     fn widths(&self, engine: &mut Engine, widths: &BTreeMap<String, Width>) -> Result<Vec<Width>, Error> {
         let mut used = vec![];
         for step in &self.steps {
-            let (layer, tokens) = match step {
-                Step::Nested { layer, tokens, .. } => (layer.as_str(), Some(*tokens)),
+            let (layer, product) = match step {
+                Step::Nested(product) => (product.layer.as_str(), Some(product)),
                 Step::Host(task) => match &task.work {
                     Work::Nested { kind, .. } => (kind.layer(), None),
                     _ => continue,
@@ -288,8 +288,8 @@ impl Program {
             if let Some(most) = most.filter(|most| width > *most) {
                 return Err(Error::WidthNotStored { layer: layer.to_owned(), width, most });
             }
-            if let Some(tokens) = tokens {
-                engine.prepare(layer, width, tokens)?;
+            if let Some(product) = product {
+                engine.prepare(product, width)?;
             }
             used.push(width);
         }
@@ -308,16 +308,14 @@ impl Program {
                 unsafe { self.module.launch(&self.device, *number, *launch, addresses) }?;
                 Ok(())
             }
-            Step::Nested { layer, x, y, tokens } => {
+            Step::Nested(product) => {
+                let layer = &product.layer;
                 let width = *widths.get(layer).ok_or_else(|| Error::NoWidth { layer: layer.clone() })?;
-                let (Some(from), Some(to)) = (self.memory.places[*x], self.memory.places[*y]) else {
-                    return Ok(());
-                };
+                let Some(to) = self.memory.places[product.y] else { return Ok(()) };
                 let Some(mut written) = self.memory.buffers[to].take() else { return Ok(()) };
-                let done = match &self.memory.buffers[from] {
-                    Some(read) => engine.product(layer, width, *tokens, (read, &mut written)),
-                    None => Ok(()),
-                };
+                let roots = std::iter::once(&product.x).chain(&product.parts);
+                let read: Vec<&Buffer> = roots.filter_map(|root| self.memory.buffer(*root)).collect();
+                let done = engine.product(product, width, &read, &mut written);
                 self.memory.buffers[to] = Some(written);
                 done
             }

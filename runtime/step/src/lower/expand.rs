@@ -1,6 +1,8 @@
 //! Reductions, softmax and normalizations as pointwise functions and folds.
 
-use mqc_ir::op::{Binary, Compare, Reduction, Unary};
+use mqc_ir::Op;
+use mqc_ir::op::{Binary, Compare, GeluKind, Reduction, Unary};
+use mqc_kernels::cpu::Activation;
 
 use super::task::{Arg, Combine, Form, Func, Source, Work};
 use super::{Lower, Lowering};
@@ -137,6 +139,36 @@ impl<T: Real> Lower<'_, T> {
         let powers = self.unary(Unary::Exp, &less);
         let sum = self.rows(Combine::Sum, &powers);
         (shift, powers, sum)
+    }
+
+    /// activation(x + bias) * gate + residual, each part where there is an operand for it.
+    pub(super) fn epilogue(&mut self, step: &Step, activation: Activation) -> Lowering {
+        let (mut x, shape) = (self.view(step, 0)?, self.spec(step, 0)?.shape);
+        let part = |lower: &Self, slot| lower.optional(step, slot).map(|view| lower.as_arg(view));
+        if let Some(bias) = part(self, 1) {
+            x = self.map(Func::Binary(Binary::Add), vec![Arg::View(x), bias], &shape);
+        }
+        x = match activation {
+            Activation::Identity => x,
+            Activation::Relu => self.unary(Unary::Relu, &x),
+            Activation::Gelu | Activation::GeluTanh => {
+                let erf = activation == Activation::Gelu;
+                let approximate = if erf { GeluKind::Erf } else { GeluKind::Tanh };
+                let func = Func::Map(Box::new(Op::Gelu { approximate }));
+                self.map(func, vec![Arg::View(x)], &shape)
+            }
+            Activation::Silu => {
+                let gate = self.unary(Unary::Sigmoid, &x);
+                self.binary(Binary::Mul, &x, Arg::View(gate))
+            }
+        };
+        for (slot, kind) in [(2, Binary::Mul), (3, Binary::Add)] {
+            if let Some(other) = part(self, slot) {
+                x = self.map(Func::Binary(kind), vec![Arg::View(x), other], &shape);
+            }
+        }
+        self.set(step, 0, x);
+        Ok(())
     }
 
     pub(super) fn softmax(&mut self, step: &Step, at: i64, flatten: bool, log: bool) -> Lowering {

@@ -13,7 +13,7 @@ use mqc_ir::op::{Binary, PadMode, ScatterReduction, Unary, Variadic};
 use task::{Arg, Func, Place, Source, Task, Work};
 
 use crate::array::{Data, each_kind};
-use crate::graph::{Net, Step, nested};
+use crate::graph::{Net, Step, epilogue, nested};
 use crate::index::{Offsets, around, axis, count};
 use crate::plain::{self, Call, Spec};
 use crate::view::{Root, View};
@@ -258,11 +258,16 @@ impl<T: Real> Lower<'_, T> {
         }
         if let Some(kind) = nested(&step.op) {
             let spec = self.spec(step, 0)?;
-            let data = self.optional(step, 0).map(|data| self.dense(data));
+            let mut operand = |slot| self.optional(step, slot).map(|view| self.dense(view));
+            let data = operand(0);
+            let parts = (1..step.args.len()).filter_map(operand).collect();
             let result = self.root(Kind::Real, &spec.shape, Source::Computed);
-            self.push(Work::Nested { kind, data }, vec![result.root]);
+            self.push(Work::Nested { kind, data, parts }, vec![result.root]);
             self.set(step, 0, result);
             return Ok(());
+        }
+        if let Some(activation) = epilogue(&step.op) {
+            return self.epilogue(step, activation);
         }
         let views: Vec<View> = (0..step.args.len()).filter_map(|slot| self.optional(step, slot)).collect();
         let sizes = (0..step.outputs.len()).map(|s| self.spec(step, s).map(|s| count(&s.shape)));

@@ -2,6 +2,7 @@
 
 use mqc_ir::Op;
 use mqc_ir::op::{Binary, Compare, Unary};
+use mqc_kernels::cpu::Activation;
 
 use crate::Kind;
 use crate::array::Data;
@@ -99,19 +100,31 @@ pub(crate) struct Product {
 /// What is done with a nested weight, by the name of its layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Nested {
-    /// x w^T.
-    MatMul { layer: String },
+    /// activation(x w^T + bias) * gate + residual, the operands in this order, each part where it is wanted.
+    MatMul { layer: String, epilogue: Epilogue },
     /// Rows of a table.
     Gather { layer: String },
     /// The weight itself as floats, without an operand.
     Whole { layer: String },
 }
 
+/// What follows a product.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Epilogue {
+    /// One a column of the output.
+    pub bias: bool,
+    pub activation: Activation,
+    /// As the output.
+    pub gate: bool,
+    /// As the output.
+    pub residual: bool,
+}
+
 impl Nested {
     /// The name of the weight.
     pub fn layer(&self) -> &str {
         match self {
-            Nested::MatMul { layer } | Nested::Gather { layer } | Nested::Whole { layer } => layer,
+            Nested::MatMul { layer, .. } | Nested::Gather { layer } | Nested::Whole { layer } => layer,
         }
     }
 }
@@ -156,6 +169,8 @@ pub(crate) enum Work {
     Nested {
         kind: Nested,
         data: Option<View>,
+        /// What the epilogue reads, in its order.
+        parts: Vec<View>,
     },
     /// Any other operation, on dense operands.
     Plain(Vec<Option<View>>),
@@ -184,7 +199,7 @@ impl Task {
             }
             Work::Concat { parts, .. } => parts.iter().map(|(view, _)| view.root).collect(),
             Work::Copy(view) => vec![view.root],
-            Work::Nested { data, .. } => data.iter().map(|view| view.root).collect(),
+            Work::Nested { data, parts, .. } => data.iter().chain(parts).map(|view| view.root).collect(),
             Work::Plain(args) => args.iter().flatten().map(|view| view.root).collect(),
         }
     }
