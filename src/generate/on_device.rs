@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
 use mqc_ir::graph::Output;
-use mqc_ir::op::Opaque;
-use mqc_ir::{Attribute, DType, Dim, Graph, Op, Tensor, Type, Value};
+use mqc_ir::{Graph, Op, Tensor, Type, Value};
 use mqc_step::cuda::Program;
 use mqc_step::{Array, Setup};
 
@@ -18,9 +17,6 @@ use crate::device::DeviceSession;
 const RUN: usize = 32;
 /// The least room for positions; it doubles.
 const LEAST: usize = 128;
-
-/// The input with positions counted along the mask.
-const COUNTED: &str = "attention_mask/counted";
 
 /// Tokens that a program reads, and past positions that it has room for.
 type Sizes = (usize, usize);
@@ -46,7 +42,7 @@ impl DeviceMemory {
             return Ok(());
         }
         let mask = roles.attention_mask.as_ref().filter(|mask| reads_values(graph, &mask.name));
-        if mask.is_some_and(|mask| roles.positions.is_some() || !counts_of(graph, &mask.name).is_empty()) {
+        if mask.is_some_and(|mask| roles.positions.is_some() || counts(graph, &mask.name)) {
             return Ok(());
         }
         bail!(
@@ -122,11 +118,6 @@ impl DeviceMemory {
         }
         if let Some(positions) = &roles.positions {
             give(positions, (self.positions..end).map(|position| position as i64).collect())?;
-        }
-        if let Ok(index) = input_of(program, COUNTED) {
-            let unused = (room - self.positions) as i64;
-            let counted: Vec<i64> = (1..=(room + tokens.len()) as i64).map(|i| (i - unused).max(0)).collect();
-            program.set(index, &Array::int(vec![1, counted.len()], counted)?)?;
         }
         session.run_program(program, widths)?;
         self.positions = end;
@@ -245,18 +236,7 @@ fn remembering(
         carried.push((input, output));
     }
     graph.set_outputs(outputs);
-    let mut shapes = shapes(roles, sizes);
-    let counts = roles.attention_mask.as_ref().map_or(vec![], |mask| counts_of(&graph, &mask.name));
-    if !counts.is_empty() {
-        let dims = [1, room + tokens].map(|size| Dim::Size(size as u64)).to_vec();
-        let counted = graph.add_input(COUNTED.to_owned(), Type::tensor(DType::I64, dims));
-        for count in counts {
-            graph.replace_uses(count, counted)?;
-        }
-        graph.erase_dead();
-        shapes.insert(COUNTED.to_owned(), vec![1, room + tokens]);
-    }
-    Ok((graph, shapes, Setup { threads: 0, carried }))
+    Ok((graph, shapes(roles, sizes), Setup { threads: 0, carried }))
 }
 
 /// Whether more of an input than its shape is read.
@@ -269,23 +249,14 @@ fn reads_values(graph: &Graph, name: &str) -> bool {
     users.into_iter().any(|(user, _)| !is_shape(user))
 }
 
-/// What counts the positions along a mask `[1, positions]`, in i64: the host does it sooner.
-fn counts_of(graph: &Graph, mask: &str) -> Vec<Value> {
+/// Whether positions are counted along a mask.
+fn counts(graph: &Graph, mask: &str) -> bool {
     let of_mask = |value: Value| graph.info(value).is_some_and(|info| info.name == mask);
-    let plain = |op: &Opaque| {
-        let off = |name: &str| matches!(op.attributes.get(name), None | Some(Attribute::Int(0)));
-        op.domain.is_empty() && op.op_type == "CumSum" && off("exclusive") && off("reverse")
-    };
-    let counts = graph.ids().into_iter().filter(|id| {
-        let is_count = matches!(graph.node(*id).map(|node| &node.op), Some(Op::Opaque(op)) if plain(op));
-        let along = graph.operand(*id, 1).and_then(|axis| graph.constant(axis)?.to_i64_vec());
-        let whole = graph.operand(*id, 0).is_some_and(of_mask);
-        is_count && whole && along.is_some_and(|axis| axis == [1] || axis == [-1])
-    });
-    counts
-        .map(|node| Value { node, slot: 0 })
-        .filter(|value| graph.ty(*value).dtype() == Some(DType::I64))
-        .collect()
+    graph.ids().into_iter().any(|id| {
+        let node = graph.node(id).map(|node| &node.op);
+        matches!(node, Some(Op::Opaque(op)) if op.op_type == "CumSum")
+            && graph.operand(id, 0).is_some_and(of_mask)
+    })
 }
 
 fn input_of(program: &Program, name: &str) -> Result<usize> {

@@ -1,5 +1,5 @@
-use mqc_ir::op::{PadMode, ScatterReduction};
-use mqc_ir::{Op, Tensor};
+use mqc_ir::op::{Opaque, PadMode, ScatterReduction};
+use mqc_ir::{Attribute, Op, Tensor};
 use proptest::prelude::*;
 
 use super::*;
@@ -252,4 +252,50 @@ fn indices_out_of_range_are_errors() {
         let error = model.run(&[gathered]).unwrap_err().to_string();
         assert!(error.contains(&format!("index {index} is out of range")), "{error}");
     }
+}
+
+#[test]
+fn running_sums() {
+    let x = numbers(24);
+    for (axis, exclusive, reverse) in [(0, 0, 0), (1, 1, 0), (-1, 0, 1), (1, 1, 1)] {
+        let mut model = Model::default();
+        let data = model.real(&[2, 3, 4], &x);
+        let at = model.ints(&[axis]);
+        let number = |value| Attribute::Int(value);
+        let op = Op::Opaque(Opaque {
+            domain: String::new(),
+            op_type: "CumSum".to_owned(),
+            overload: String::new(),
+            attributes: [("exclusive", exclusive), ("reverse", reverse)]
+                .map(|(name, value)| (name.to_owned(), number(value)))
+                .into(),
+        });
+        let node = Node::new(
+            op,
+            "sums".to_owned(),
+            vec![ValueInfo {
+                name: "y".to_owned(),
+                ty: Type::tensor(DType::F32, [2, 3, 4].map(Dim::Size).to_vec()),
+            }],
+        );
+        let node = model.graph.insert(node, &[Some(data), Some(at)]).unwrap();
+        let axis = axis.rem_euclid(3) as usize;
+        let expected: Vec<f64> = places(&[2, 3, 4])
+            .iter()
+            .map(|place| {
+                let taken = |other: &Vec<usize>| {
+                    let along = other[axis].cmp(&place[axis]);
+                    let along = if reverse == 1 { along.reverse() } else { along };
+                    let same = (0..3).all(|i| i == axis || other[i] == place[i]);
+                    same && (along.is_lt() || along.is_eq() && exclusive == 0)
+                };
+                places(&[2, 3, 4]).iter().filter(|other| taken(other)).map(|other| at_place(&x, other)).sum()
+            })
+            .collect();
+        close(&model.reals(Value { node, slot: 0 }), &expected, 1e-12);
+    }
+}
+
+fn at_place(x: &[f64], place: &[usize]) -> f64 {
+    super::at(x, &[2, 3, 4], place)
 }
