@@ -94,6 +94,24 @@ impl Layout {
 }
 
 impl Finish<'_> {
+    /// Fetches what [`Finish::strip`] reads of the weight for the rows, while they are summed: one scale and zero a row come
+    /// from far away, and a strip takes no longer than one of them.
+    #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "an instruction that reads nothing"))]
+    pub fn fetch_maps(&self, rows: std::ops::Range<usize>) {
+        #[cfg(target_arch = "x86_64")]
+        if self.integers.is_some() {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            for row in rows.step_by(STRIP) {
+                for map in [self.level.scale, self.level.zero] {
+                    // SAFETY: this is a hint for any address.
+                    unsafe { _mm_prefetch::<_MM_HINT_T0>(map.as_ptr().wrapping_add(row).cast()) };
+                }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = rows; // their kernels read as they did
+    }
+
     /// Finishes the rows from `row` on, a multiple of 4, for the streams from `first` on whose `sums` are given.
     #[inline(always)]
     pub fn strip(&self, row: usize, sums: &[[f32; STRIP]], first: usize, out: &Out) {

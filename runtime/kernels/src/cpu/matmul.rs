@@ -146,6 +146,7 @@ impl<'a> MatMul<'a> {
             // from memory, and that takes longer to start again than it does.
             self.threads.ranges(strips, RUN, |run| {
                 let (first, last) = (strip_of(run.start), strip_of(run.end - 1));
+                finish.fetch_maps(QUAD * first.0..QUAD * (last.0 + last.1));
                 let mut sums = [[0.0; STRIP]; DECODE * RUN];
                 let sums = &mut sums[..streams.count() * run.len()];
                 isa.decode(level, first.0, last.0 + last.1 - first.0, streams, sums);

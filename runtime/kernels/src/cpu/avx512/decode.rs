@@ -10,7 +10,7 @@ use crate::cpu::cells::QUAD;
 use crate::cpu::streams::Streams;
 use crate::cpu::strip::{Level, STRIP, STRIP_QUADS};
 
-/// The processor itself reads ahead in so many planes at once; in more it falls behind.
+/// The processor itself reads ahead in so many planes at once; in more it falls behind. The others are fetched.
 const STREAMS: usize = 4;
 /// How far ahead of a row the same row of the next block lies, in bytes of a plane. Further ahead a plane's lines come out of
 /// order, and reading ahead stops altogether.
@@ -267,9 +267,9 @@ impl<const P: usize, const T: usize> Quad<P, T> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,gfni")]
     pub(super) unsafe fn load(&self, block: usize, row: usize, part: Part) -> [__m512i; P] {
-        self.planes.map(|plane| unsafe {
-            let at = plane.add(64 * QUAD * block + row * part.stride);
-            if P > STREAMS {
+        std::array::from_fn(|p| unsafe {
+            let at = self.planes[p].add(64 * QUAD * block + row * part.stride);
+            if p >= STREAMS {
                 _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(NEXT).cast());
             }
             if part.valid == !0 {
