@@ -9,7 +9,10 @@ use mqc_cuda::device::{CompileError, Compiler, Device, DeviceError};
 use mqc_cuda::{Element, Emitted, Epilogue, Kernel, Target, Tokens, emit};
 use mqc_ir::quant::Widths;
 use mqc_ir::{DType, Graph, Op, Type};
+use mqc_passes::{Context, Debug, FuseSettings, Options, Pipeline};
 use rayon::prelude::*;
+
+use crate::device::activation_of;
 
 /// The name of the folder in an artifact's folder.
 pub const FOLDER: &str = "kernels";
@@ -25,14 +28,22 @@ pub struct Written {
     pub notes: Vec<String>,
 }
 
-/// Kernels by name: of every nested product's mode, grouping and type of activations, at every width, for every number of
-/// tokens.
+/// Kernels by name: of every nested product's mode, grouping, type of activations and epilogue, at every width, for every
+/// number of tokens.
 ///
 /// # Errors
-/// A graph with a cycle.
+/// A graph with a cycle, and what `fuse` finds.
 pub fn kernels(graph: &Graph, widths: Widths, target: Target) -> Result<BTreeMap<String, Emitted>> {
+    let mut fused = graph.clone();
+    let options = Options::default();
+    let mut context = Context::new(&options, None);
+    context.fuse = Some(FuseSettings::program(&format!("cuda:{target}"))?);
+    Pipeline::fuse().run(&mut fused, &mut context, &Debug::default())?;
     let mut found = BTreeMap::new();
-    collect(graph, widths, target, &mut found)?;
+    // Sizes that the graph leaves open may join less than those of a run.
+    for graph in [graph, &fused] {
+        collect(graph, widths, target, &mut found)?;
+    }
     Ok(found)
 }
 
@@ -47,8 +58,18 @@ fn collect(
         for subgraph in &node.subgraphs {
             collect(&subgraph.graph, widths, target, found)?;
         }
-        let Op::NestedMatMul(nested) = &node.op else { continue };
-        let activations = graph.operands(id).first().copied().flatten();
+        let operands = graph.operands(id);
+        let given = |slot: usize| operands.get(slot).is_some_and(Option::is_some);
+        let (product, epilogue) = match activation_of(&node.op) {
+            Some(activation) => {
+                let epilogue = Epilogue { bias: given(1), activation, gate: given(2), residual: given(3) };
+                (operands.first().copied().flatten().map(|value| value.node), epilogue)
+            }
+            None => (Some(id), Epilogue::default()),
+        };
+        let Some(product) = product else { continue };
+        let Some(Op::NestedMatMul(nested)) = graph.node(product).map(|node| &node.op) else { continue };
+        let activations = graph.operand(product, 0);
         let element = match activations.map(|value| graph.ty(value)) {
             Some(Type::Tensor(ty)) if ty.dtype == Some(DType::F16) => Element::F16,
             Some(Type::Tensor(ty)) if ty.dtype == Some(DType::Bf16) => Element::Bf16,
@@ -56,7 +77,7 @@ fn collect(
         };
         for width in widths.iter() {
             for tokens in [Tokens::Four, Tokens::Eight, Tokens::Sixteen, Tokens::Many] {
-                let (mode, grouping, epilogue) = (nested.mode, nested.grouping, Epilogue::default());
+                let (mode, grouping) = (nested.mode, nested.grouping);
                 let emitted = emit(&Kernel { width, mode, grouping, element, epilogue, tokens, target });
                 found.insert(emitted.name.clone(), emitted);
             }

@@ -1,6 +1,7 @@
 //! A model on a CUDA device: a program for each set of input shapes, all over the same resident nested weights.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
@@ -50,16 +51,25 @@ pub struct Counts {
 
 impl DeviceSession {
     /// Opens the device and uploads what all widths share. Planes follow when a width reads them. Graphs are fused before they
-    /// are compiled, `without` some rules, unless they are to be as they are.
+    /// are compiled, `without` some rules, unless they are to be as they are. `kernels` is a folder with compiled ones.
     ///
     /// # Errors
     /// Why there is no device; nested weights that are malformed.
-    pub fn open(graph: &Graph, unfused: bool, without: &[String]) -> Result<DeviceSession> {
+    pub fn open(
+        graph: &Graph,
+        kernels: Option<&Path>,
+        unfused: bool,
+        without: &[String],
+    ) -> Result<DeviceSession> {
         let weights = bind(&mut graph.clone(), nested_weight, activation_of)?;
         let is_input = |id: &&mqc_ir::NodeId| graph.node(**id).is_some_and(|node| node.op == Op::Input);
         let name = |id: &mqc_ir::NodeId| Some(graph.info(Value { node: *id, slot: 0 })?.name.clone());
         let inputs = graph.inputs().iter().filter(is_input).filter_map(name).collect();
-        let state = State { engine: Engine::open(weights)?, programs: vec![] };
+        let mut engine = Engine::open(weights)?;
+        if let Some(folder) = kernels {
+            engine.take_kernels_from(folder);
+        }
+        let state = State { engine, programs: vec![] };
         let target = state.engine.device().target();
         let settings = FuseSettings::program(&format!("cuda:{target}"))?;
         let fuse = (!unfused).then(|| FuseSettings { without: without.to_vec(), ..settings });
@@ -184,7 +194,7 @@ pub fn compile(
 }
 
 /// The function of an epilogue that `fuse` made; `None` for all other nodes.
-fn activation_of(op: &Op) -> Option<Activation> {
+pub fn activation_of(op: &Op) -> Option<Activation> {
     let Op::Opaque(opaque) = op else { return None };
     if !is_epilogue(op) {
         return None;

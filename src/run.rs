@@ -66,8 +66,8 @@ impl Loaded {
         let mut model = load::for_running(path)?;
         change(&mut model.graph)?;
         let engine = Arc::new(Engine::new(setup.threads, setup.activations.unwrap_or_default()));
-        let runner =
-            runner(&model, setup, &engine).with_context(|| format!("cannot load {}", path.display()))?;
+        let runner = runner(&model, None, setup, &engine)
+            .with_context(|| format!("cannot load {}", path.display()))?;
         Ok(Loaded { artifact: None, model, runner })
     }
 
@@ -97,7 +97,9 @@ impl Loaded {
         let dir = artifact.dir().display().to_string();
         let activations = setup.activations.unwrap_or(artifact.manifest().activations);
         let engine = Arc::new(Engine::new(setup.threads, activations));
-        let runner = runner(&model, setup, &engine).with_context(|| format!("cannot load {dir}"))?;
+        let kernels = artifact.dir().join(crate::cuda::FOLDER);
+        let runner = runner(&model, Some(&kernels), setup, &engine);
+        let runner = runner.with_context(|| format!("cannot load {dir}"))?;
         let loaded = Loaded { artifact: Some(artifact), model, runner };
         if let (Some(width), Runner::Cpu(session)) = (setup.resident_bits, &loaded.runner) {
             let widest = loaded.opened().map_or(Width::MAX, |artifact| artifact.widest());
@@ -165,9 +167,15 @@ impl Loaded {
     }
 }
 
-fn runner(model: &Model, setup: &Setup, engine: &Arc<Engine>) -> Result<Runner> {
+/// What runs a model; `kernels` is where compiled ones of a device may be.
+fn runner(model: &Model, kernels: Option<&Path>, setup: &Setup, engine: &Arc<Engine>) -> Result<Runner> {
     if setup.cuda {
-        return Ok(Runner::Cuda(Box::new(DeviceSession::open(&model.graph, setup.unfused, &setup.without)?)));
+        return Ok(Runner::Cuda(Box::new(DeviceSession::open(
+            &model.graph,
+            kernels,
+            setup.unfused,
+            &setup.without,
+        )?)));
     }
     Ok(Runner::Cpu(Box::new(session(model, setup, engine)?)))
 }

@@ -101,3 +101,23 @@ fn a_compiler_that_is_missing_or_of_another_version() {
     let other = library("other", "extern \"C\" int something() { return 0; }\n");
     assert!(matches!(other, DeviceError::NoCompiler { .. }), "{other}");
 }
+
+#[test]
+fn kernels_of_an_artifact_are_taken_where_they_fit() {
+    let compiler = Compiler::load(&support::nvrtc::library()).unwrap();
+    let emitted = emit(&kernel(3, SliceMode::Midpoint, 0, Element::F16, Tokens::Four));
+    let image = compiler.compile(&emitted.text, "sm_90a").unwrap();
+    let [own, given] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let place = |ending: &str| given.path().join(format!("{}.{ending}", emitted.name));
+    fs::write(place("cu"), &emitted.text).unwrap();
+    fs::write(place("ptx"), &image.ptx).unwrap();
+    // Anything: it is not looked into.
+    fs::write(place("cubin"), "given").unwrap();
+    let cache = Cache::new(own.path()).before(given.path());
+    let cubin = |text: &str, architecture| cache.cubin(&compiler, &emitted.name, text, architecture).unwrap();
+    assert_eq!(cubin(&emitted.text, "sm_90a"), b"given");
+    assert!(cubin(&emitted.text, "sm_80").starts_with(b"\x7fELF"));
+    let other = format!("{}\n", emitted.text);
+    assert!(cubin(&other, "sm_90a").starts_with(b"\x7fELF"));
+    assert_eq!(files(given.path(), "cubin").len(), 1);
+}

@@ -16,12 +16,14 @@ const DIGEST: usize = 32;
 #[derive(Debug, Clone)]
 pub struct Cache {
     folder: PathBuf,
+    /// Where compiled kernels of an artifact lie.
+    given: Option<PathBuf>,
 }
 
 impl Cache {
     /// A cache in a folder, which is made when something is kept.
     pub fn new(folder: &Path) -> Cache {
-        Cache { folder: folder.to_owned() }
+        Cache { folder: folder.to_owned(), given: None }
     }
 
     /// Where the user's caches are: `$XDG_CACHE_HOME/mqc/cuda`, `~/.cache/mqc/cuda`, or else a folder for temporary files.
@@ -31,6 +33,12 @@ impl Cache {
             .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
             .unwrap_or_else(std::env::temp_dir);
         Cache::new(&base.join("mqc/cuda"))
+    }
+
+    /// The same, with another folder looked into before: `NAME.cubin` is taken where it is for the architecture and the text
+    /// beside it in `NAME.cu` is the one that is wanted. It is not written to.
+    pub fn before(self, given: &Path) -> Cache {
+        Cache { given: Some(given.to_owned()), ..self }
     }
 
     /// The machine code of a text: as it was kept, or compiled now and kept.
@@ -44,6 +52,9 @@ impl Cache {
         text: &str,
         architecture: &str,
     ) -> Result<Vec<u8>, DeviceError> {
+        if let Some(given) = self.given.as_ref().and_then(|folder| given(folder, name, text, architecture)) {
+            return Ok(given);
+        }
         let file = self.folder.join(format!("{}.cubin", key(text, architecture, compiler.version())));
         if let Some(kept) = read(&file) {
             return Ok(kept);
@@ -77,6 +88,16 @@ impl Cache {
             DeviceError::io("write", file)(error)
         })
     }
+}
+
+/// The compiled kernel of an artifact, if it is of this text and this architecture, which its intermediate code names.
+fn given(folder: &Path, name: &str, text: &str, architecture: &str) -> Option<Vec<u8>> {
+    let read = |ending: &str| fs::read(folder.join(format!("{name}.{ending}"))).ok();
+    let same = read("cu")? == text.as_bytes();
+    let ptx = String::from_utf8(read("ptx")?).ok()?;
+    let target = ptx.lines().find_map(|line| line.strip_prefix(".target "))?;
+    let is_target = target.split(',').next().map(str::trim) == Some(architecture);
+    read("cubin").filter(|_| same && is_target)
 }
 
 /// What a file holds, if it is there and undamaged.

@@ -1,6 +1,7 @@
 //! What the programs of a device share: its compiler, the resident nested weights, the kernels of their products.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use mqc_cuda::device::{Buffer, Cache, Compiler, Device, Operands, Weights, Workspace};
@@ -55,6 +56,11 @@ impl Engine {
             engine.numbers.insert(layer, number);
         }
         Ok(engine)
+    }
+
+    /// Kernels whose machine code lies in a folder as `NAME.cubin`, beside their text `NAME.cu`, are not compiled.
+    pub fn take_kernels_from(&mut self, folder: &Path) {
+        self.cache = self.cache.clone().before(folder);
     }
 
     /// The device.
