@@ -28,6 +28,16 @@ pub(super) fn expression(func: &Func, [a, b, c]: [&str; 3]) -> String {
         Func::Within { low, high } => {
             format!("{a} < {} || {a} > {} ? 0.f : {b}", literal(*low), literal(*high))
         }
+        Func::WithinProduct { low, high } => {
+            format!("{a} < {} || {a} > {} ? 0.f : {b} * {c}", literal(*low), literal(*high))
+        }
+        Func::EqualProduct => format!("flag({a} == {b}) * {c}"),
+        Func::RootAdd => format!("sqrtf({a} * {b}) + {c}"),
+        Func::MulDiv => format!("{a} * {b} / {c}"),
+        Func::SliceMulAdd { width, mode } => {
+            let slice = mapped(&Op::FakeSlice { width: *width, mode: *mode }, a);
+            format!("fmaf({slice}, {b}, {c})")
+        }
         Func::Unary(kind) => unary(*kind, a),
         Func::Map(op) => mapped(op, a),
     }

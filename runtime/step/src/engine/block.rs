@@ -1,15 +1,15 @@
 //! One fused pass over some of its elements, block by block. The loops are plain; `pulp` compiles them for the vector
 //! instructions that the processor has: everything must be inlined, so no closures go to iterators.
 
-use super::apply::apply;
-use super::combine::{add_products, combined, flag, greater, into, lesser, pair, product};
+use super::apply::{Side, apply};
+use super::combine::{combined, flag};
 use super::load::{compare_ints, fetch};
 use super::prefetch::Streams;
 use super::registers::{Register, Registers};
+use super::totals;
 use crate::Real;
 use crate::array::Slice;
 use crate::fuse::instructions::{Code, Fused, Instruction, Load, Operand, Pattern, Splat};
-use crate::lower::task::Combine;
 
 /// Part of a value that a pass writes.
 pub(super) enum Part<'a, T> {
@@ -57,18 +57,19 @@ impl<T: Real> pulp::NullaryFnOnce for Run<'_, '_, '_, T> {
 #[inline(always)]
 fn blocks<T: Real>(fused: &Fused, memory: &[Slice<T>], chunk: &mut Chunk<T>, registers: &mut Registers<T>) {
     let all = registers.at_least(fused.registers, fused.block);
-    for (register, value) in &fused.constants {
-        all[*register][..fused.block].fill(T::of(*value));
-    }
-    for Splat { register, load, inverse } in &fused.splats {
+    // Registers of one value are the first, in this order.
+    let mut fixed: Vec<T> = fused.constants.iter().map(|(_, value)| T::of(*value)).collect();
+    for Splat { load, inverse, .. } in &fused.splats {
         let load_at = fused.loads[*load].start;
         let value = match memory[*load] {
             Slice::Real(v) => v[load_at],
             Slice::Int(v) => T::of(v[load_at] as f64),
             Slice::Bool(v) => flag(v[load_at]),
         };
-        let value = if *inverse { T::ONE / value } else { value };
-        all[*register][..fused.block].fill(value);
+        fixed.push(if *inverse { T::ONE / value } else { value });
+    }
+    for register in &fused.repeated {
+        all[*register][..fused.block].fill(fixed[*register]);
     }
     let streams = Streams::new(fused, memory, &chunk.stores, chunk.start, chunk.end);
     // What each instruction asks for of the next block.
@@ -76,64 +77,41 @@ fn blocks<T: Real>(fused: &Fused, memory: &[Slice<T>], chunk: &mut Chunk<T>, reg
     let mut at = chunk.start;
     while at < chunk.end {
         let len = fused.block.min(chunk.end - at);
-        if fused.instructions.is_empty() {
-            streams.ahead(at + len, at + 2 * len);
-        }
         for (i, instruction) in fused.instructions.iter().enumerate() {
             streams.ahead(at + len + i * step, at + len + (i + 1) * step);
+            if let Some(store) = instruction.into {
+                let part = std::mem::replace(&mut chunk.stores[store], Part::Bool(&mut []));
+                if let Part::Real(to) = part {
+                    let first = at - chunk.start;
+                    let block = &mut to[first..first + len];
+                    execute(fused, memory, chunk, all, &fixed, instruction, block, at, len);
+                    chunk.stores[store] = Part::Real(to);
+                }
+                continue;
+            }
             let mut to = std::mem::take(&mut all[instruction.to]);
-            execute(fused, memory, chunk, all, instruction, &mut to, at, len);
+            execute(fused, memory, chunk, all, &fixed, instruction, &mut to, at, len);
             all[instruction.to] = to;
         }
-        finish(fused, memory, chunk, all, at, len);
+        // Before anything is written over what they read.
+        totals::add(fused, memory, chunk, all, at, len);
+        finish(fused, chunk, all, at, len);
         at += len;
     }
 }
 
 /// Writes the results of a block.
 #[inline(always)]
-fn finish<T: Real>(
-    fused: &Fused,
-    memory: &[Slice<T>],
-    chunk: &mut Chunk<T>,
-    registers: &[Register<T>],
-    at: usize,
-    len: usize,
-) {
+fn finish<T: Real>(fused: &Fused, chunk: &mut Chunk<T>, registers: &[Register<T>], at: usize, len: usize) {
     let range = |row: bool| if row { (at / fused.d, len / fused.d) } else { (at, len) };
-    let Chunk { start, stores, totals, .. } = chunk;
-    for (total, sum) in fused.totals.iter().zip(totals.iter_mut()) {
-        let (first, count) = range(total.row);
-        let get = |operand: Operand| match operand {
-            Operand::Register(r) => &registers[r][..count],
-            // A total reads its elements before anything is written over them.
-            Operand::Memory(load) => direct(fused, memory, stores, *start, load, first, count),
-        };
-        let from = get(total.from);
-        match (total.columns, total.times.map(get)) {
-            (true, None) => {
-                for row in from.chunks_exact(fused.d) {
-                    match total.combine {
-                        Combine::Sum => into(sum, row, |a, b| a + b),
-                        Combine::Prod => into(sum, row, |a, b| a * b),
-                        Combine::Max => into(sum, row, greater),
-                        Combine::Min => into(sum, row, lesser),
-                    }
-                }
-            }
-            (true, Some(times)) => {
-                for (a, b) in from.chunks_exact(fused.d).zip(times.chunks_exact(fused.d)) {
-                    add_products(sum, a, b);
-                }
-            }
-            (false, None) => sum[0] = pair(total.combine, sum[0], combined(total.combine, from)),
-            (false, Some(times)) => sum[0] += product(from, times),
-        }
-    }
+    let Chunk { start, stores, .. } = chunk;
     for (store, part) in fused.stores.iter().zip(stores) {
         let (first, count) = range(store.row);
         let first = first - if store.row { *start / fused.d } else { *start };
         let Operand::Register(register) = store.from else { continue };
+        if store.written {
+            continue;
+        }
         let from = &registers[register][..count];
         match part {
             Part::Real(to) => to[first..first + count].copy_from_slice(from),
@@ -148,7 +126,7 @@ fn finish<T: Real>(
 
 /// The elements of a dense load of floats: where they lie, or in the part that will be written over them.
 #[inline(always)]
-fn direct<'a, T: Real>(
+pub(super) fn direct<'a, T: Real>(
     fused: &Fused,
     memory: &[Slice<'a, T>],
     stores: &'a [Part<T>],
@@ -179,6 +157,7 @@ fn execute<T: Real>(
     memory: &[Slice<T>],
     chunk: &Chunk<T>,
     registers: &[Register<T>],
+    fixed: &[T],
     instruction: &Instruction,
     to: &mut [T],
     at: usize,
@@ -209,9 +188,11 @@ fn execute<T: Real>(
             }
         }
         Code::Apply(func) => {
-            let (a, b, c) =
-                (get(from[0], first, count), get(from[1], first, count), get(from[2], first, count));
-            apply(func, a, b, c, &mut to[..count]);
+            let side = |operand: Operand| match operand {
+                Operand::Register(r) if r < fixed.len() => Side::One(fixed[r]),
+                Operand::Register(_) | Operand::Memory(_) => Side::Block(get(operand, first, count)),
+            };
+            apply(func, side(from[0]), side(from[1]), side(from[2]), &mut to[..count]);
         }
     }
 }

@@ -105,3 +105,21 @@ pub(super) fn into<T: Real>(to: &mut [T], a: &[T], f: impl Fn(T, T) -> T) {
         *to = f(*to, *a);
     }
 }
+
+/// Adds elements to one sum, and their products with others to another.
+#[inline(always)]
+pub(super) fn add_both<T: Real>(sum: &mut [T], product: &mut [T], a: &[T], b: &[T]) {
+    for ((sum, product), (a, b)) in sum.iter_mut().zip(product).zip(a.iter().zip(b)) {
+        *sum += *a;
+        *product += *a * *b;
+    }
+}
+
+/// The greatest and the least elements.
+#[inline(always)]
+pub(super) fn extremes<T: Real>(most: &mut [T], least: &mut [T], values: &[T]) {
+    for ((most, least), value) in most.iter_mut().zip(least).zip(values) {
+        *most = greater(*most, *value);
+        *least = lesser(*least, *value);
+    }
+}

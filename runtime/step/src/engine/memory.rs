@@ -3,7 +3,7 @@
 
 use crate::Kind;
 use crate::fuse::Kernel;
-use crate::fuse::instructions::Pattern;
+use crate::fuse::instructions::{Fused, Operand, Pattern};
 use crate::lower::Lowered;
 use crate::lower::task::Source;
 use crate::view::Root;
@@ -86,6 +86,11 @@ pub(crate) fn plan<T>(lowered: &Lowered<T>, kernels: &mut [Kernel], carried: &[(
             }
         }
     }
+    for kernel in kernels.iter_mut() {
+        if let Kernel::Fused(fused) = kernel {
+            write_directly(fused);
+        }
+    }
     let mut buffers: Vec<Option<Buffer>> = vec![None; count];
     let mut sizes = vec![];
     for root in 0..count {
@@ -144,5 +149,24 @@ pub(crate) fn writes(kernel: &Kernel) -> Vec<Root> {
     match kernel {
         Kernel::Fused(fused) => fused.writes(),
         Kernel::Single(task) => task.outputs.clone(),
+    }
+}
+
+/// What only a store reads goes there at once, unless the pass still reads what lies there.
+fn write_directly(fused: &mut Fused) {
+    let ends = fused.ends();
+    for (index, store) in fused.stores.iter_mut().enumerate() {
+        let Operand::Register(register) = store.from else { continue };
+        let made = fused.instructions.iter().rposition(|i| i.to == register);
+        let Some(made) = made else { continue };
+        let own = |operand: &Operand| *operand == store.from;
+        let read =
+            fused.instructions[made + 1..].iter().any(|i| i.from.iter().take(i.code.operands()).any(own))
+                || ends.iter().filter(|operand| own(operand)).count() > 1;
+        let over = fused.loads.iter().any(|load| load.in_place == Some(index));
+        if !read && !over && !store.row && store.kind == Kind::Real && !fused.instructions[made].row {
+            fused.instructions[made].into = Some(index);
+            store.written = true;
+        }
     }
 }

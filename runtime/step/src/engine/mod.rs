@@ -9,6 +9,7 @@ mod pass;
 mod prefetch;
 mod registers;
 mod single;
+mod totals;
 
 use std::sync::{Mutex, PoisonError};
 

@@ -41,3 +41,17 @@ pub(super) fn choose(fused: &mut Fused) {
         }
     }
 }
+
+/// Bytes of a block, with all registers and what it reads, that are well in the first cache or near it.
+const CACHE: usize = 32 << 10;
+
+/// Makes blocks so small that all that they touch stays in the first cache.
+pub(super) fn fit(fused: &mut Fused) {
+    let registers = fused.registers - fused.constants.len() - fused.splats.len() + fused.repeated.len();
+    let read = fused.loads.iter().filter(|l| !l.row && l.pattern != Pattern::Splat).count();
+    let summed = fused.totals.iter().filter(|t| t.columns).count();
+    let fits = |block: usize| (registers + read + summed) * block * size_of::<f32>() <= CACHE;
+    while !fits(fused.block) && fused.block / 2 >= LEAST && fused.block.is_multiple_of(2 * fused.d) {
+        fused.block /= 2;
+    }
+}

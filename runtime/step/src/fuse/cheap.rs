@@ -152,7 +152,12 @@ fn is_cheap(func: &Func) -> bool {
         | Func::Select
         | Func::MulAdd
         | Func::MulSub
-        | Func::Within { .. } => true,
+        | Func::Within { .. }
+        | Func::WithinProduct { .. }
+        | Func::EqualProduct
+        | Func::MulDiv
+        | Func::SliceMulAdd { .. } => true,
+        Func::RootAdd => false,
         Func::Unary(kind) => matches!(
             kind,
             Unary::Abs | Unary::Neg | Unary::Not | Unary::Relu | Unary::Round | Unary::Floor | Unary::Ceil

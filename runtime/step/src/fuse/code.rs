@@ -37,6 +37,7 @@ pub(super) fn generate<T>(lowered: &Lowered<T>, group: &Group, stored: &BTreeSet
         registers: 0,
         constants: vec![],
         splats: vec![],
+        repeated: vec![],
     };
     let mut generate = Generate {
         lowered,
@@ -56,6 +57,7 @@ pub(super) fn generate<T>(lowered: &Lowered<T>, group: &Group, stored: &BTreeSet
     join::join(&mut fused);
     block::choose(&mut fused);
     registers::assign(&mut fused);
+    block::fit(&mut fused);
     fused
 }
 
@@ -71,7 +73,13 @@ impl<T> Generate<'_, T> {
                 self.values.insert(root, to);
                 if stored.contains(&root) {
                     let kind = self.lowered.places[root].kind;
-                    self.fused.stores.push(Store { root, from: Operand::Register(to), row, kind });
+                    self.fused.stores.push(Store {
+                        root,
+                        from: Operand::Register(to),
+                        row,
+                        kind,
+                        written: false,
+                    });
                 }
             }
             Work::Fold { combine, form, arg } => {
@@ -86,7 +94,8 @@ impl<T> Generate<'_, T> {
                     self.values.insert(root, to);
                     if stored.contains(&root) {
                         let from = Operand::Register(to);
-                        self.fused.stores.push(Store { root, from, row: true, kind: Kind::Real });
+                        let (row, kind) = (true, Kind::Real);
+                        self.fused.stores.push(Store { root, from, row, kind, written: false });
                     }
                 }
             }
@@ -134,7 +143,7 @@ impl<T> Generate<'_, T> {
     fn push(&mut self, code: Code, from: [Operand; 3], row: bool) -> Register {
         let to = self.next;
         self.next += 1;
-        self.fused.instructions.push(Instruction { code, to, from, row });
+        self.fused.instructions.push(Instruction { code, to, from, row, into: None });
         to
     }
 

@@ -39,7 +39,14 @@ impl Code {
             Code::Apply(func) => match func {
                 Func::Copy | Func::NotZero | Func::Not | Func::Unary(_) | Func::Map(_) => 1,
                 Func::Binary(_) | Func::Compare(_) | Func::Max | Func::Min | Func::Within { .. } => 2,
-                Func::Select | Func::MulAdd | Func::MulSub => 3,
+                Func::Select
+                | Func::MulAdd
+                | Func::MulSub
+                | Func::WithinProduct { .. }
+                | Func::EqualProduct
+                | Func::SliceMulAdd { .. }
+                | Func::RootAdd
+                | Func::MulDiv => 3,
             },
         }
     }
@@ -52,6 +59,8 @@ pub(crate) struct Instruction {
     pub from: [Operand; 3],
     /// Whether it works on one element a row.
     pub row: bool,
+    /// The store that it writes to instead of its register.
+    pub into: Option<usize>,
 }
 
 /// How a load finds its elements.
@@ -98,6 +107,8 @@ pub(crate) struct Store {
     pub from: Operand,
     pub row: bool,
     pub kind: Kind,
+    /// Whether an instruction writes to it.
+    pub written: bool,
 }
 
 /// A reduction that ends after the pass: of every column, or of all elements.
@@ -133,6 +144,8 @@ pub(crate) struct Fused {
     /// Registers that hold one value during the whole pass.
     pub constants: Vec<(Register, f64)>,
     pub splats: Vec<Splat>,
+    /// Those of these registers that are wanted as blocks; the others are read as one value.
+    pub repeated: Vec<Register>,
 }
 
 impl Fused {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::instructions::{Fused, Operand, Register};
+use super::instructions::{Code, Fused, Operand, Register};
 
 /// Gives values registers.
 pub(super) fn assign(fused: &mut Fused) {
@@ -51,6 +51,19 @@ pub(super) fn assign(fused: &mut Fused) {
     fused.stores.iter_mut().for_each(|s| rename(&mut s.from, &place));
     fused.totals.iter_mut().for_each(|t| t.operands_mut().for_each(|o| rename(o, &place)));
     fused.registers = count;
+    fused.repeated = repeated(fused);
+}
+
+/// Registers of one value that something else than a function reads.
+fn repeated(fused: &Fused) -> Vec<Register> {
+    let fixed = fused.constants.len() + fused.splats.len();
+    let instructions = fused.instructions.iter().filter(|i| !matches!(i.code, Code::Apply(_)));
+    let mut read: Vec<Register> = instructions.flat_map(|i| registers(&i.from)).collect();
+    read.extend(registers(&fused.ends()));
+    read.retain(|register| *register < fixed);
+    read.sort_unstable();
+    read.dedup();
+    read
 }
 
 fn registers(from: &[Operand]) -> Vec<Register> {

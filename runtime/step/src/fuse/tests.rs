@@ -2,6 +2,7 @@
 
 use mqc_ir::graph::Output;
 use mqc_ir::op::{Binary, Compare, Reduction, Unary};
+use mqc_ir::quant::{SliceMode, Width};
 use mqc_ir::{DType, Dim, Graph, Op, Tensor, Type, Value};
 
 use super::instructions::{Code, Fused, Instruction, Operand, Pattern};
@@ -100,6 +101,50 @@ fn bounds_are_one_function() {
     };
     assert_eq!(bounded(true), [Func::Within { low: -1.0, high: 2.0 }]);
     assert_eq!(bounded(false).len(), 4);
+}
+
+#[test]
+fn slices_and_their_gradients_are_few_functions() {
+    let (width, mode) = (Width::new(4).unwrap(), SliceMode::Midpoint);
+    let mut maker = Maker::default();
+    let [x, slope, offset] = [0; 3].map(|_| maker.input(&[6, 4]));
+    let level = maker.apply(Op::FakeSlice { width, mode }, &[x]);
+    let scaled = maker.binary(Binary::Mul, level, slope);
+    let weight = maker.binary(Binary::Add, scaled, offset);
+    assert_eq!(funcs(&maker.pass(&[weight])), [Func::SliceMulAdd { width, mode }]);
+
+    let mut maker = Maker::default();
+    let [x, y] = [0; 2].map(|_| maker.input(&[6, 4]));
+    let [low, high, zero] = [0.0, 255.0, 0.0].map(|v| maker.number(v));
+    let below = maker.apply(Op::Compare(Compare::Less), &[x, low]);
+    let above = maker.apply(Op::Compare(Compare::Greater), &[x, high]);
+    let outside = maker.binary(Binary::Or, below, above);
+    let product = maker.binary(Binary::Mul, x, y);
+    let result = maker.apply(Op::Select, &[outside, zero, product]);
+    assert_eq!(funcs(&maker.pass(&[result])), [Func::WithinProduct { low: 0.0, high: 255.0 }]);
+
+    let mut maker = Maker::default();
+    let [x, most, share] = [0; 3].map(|_| maker.input(&[6, 4]));
+    let equal = maker.apply(Op::Compare(Compare::Equal), &[x, most]);
+    let flag = maker.apply(Op::Cast { to: DType::F32, saturate: true }, &[equal]);
+    let result = maker.binary(Binary::Mul, share, flag);
+    assert_eq!(funcs(&maker.pass(&[result])), [Func::EqualProduct]);
+}
+
+#[test]
+fn the_direction_of_an_optimizer_is_two_functions() {
+    let mut maker = Maker::default();
+    let [m, v] = [0; 2].map(|_| maker.input(&[6, 4]));
+    let [first, second, epsilon] = [2.0, 3.0, 1e-8].map(|n| maker.number(n));
+    let m = maker.binary(Binary::Mul, m, first);
+    let v = maker.binary(Binary::Mul, v, second);
+    let root = maker.apply(Op::Unary(Unary::Sqrt), &[v]);
+    let root = maker.binary(Binary::Add, root, epsilon);
+    let direction = maker.binary(Binary::Div, m, root);
+    let pass = maker.pass(&[direction]);
+    assert_eq!(funcs(&pass), [Func::RootAdd, Func::MulDiv]);
+    // Numbers take no block each.
+    assert!(pass.repeated.is_empty(), "{pass:?}");
 }
 
 #[test]

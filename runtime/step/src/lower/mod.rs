@@ -110,6 +110,11 @@ impl<T: Real> Lower<'_, T> {
             | Func::MulAdd
             | Func::MulSub
             | Func::Within { .. }
+            | Func::WithinProduct { .. }
+            | Func::EqualProduct
+            | Func::SliceMulAdd { .. }
+            | Func::RootAdd
+            | Func::MulDiv
             | Func::Map(_) => Kind::Real,
         };
         self.map_to(kind, func, args, shape)

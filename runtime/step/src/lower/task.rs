@@ -2,6 +2,7 @@
 
 use mqc_ir::Op;
 use mqc_ir::op::{Binary, Compare, Unary};
+use mqc_ir::quant::{SliceMode, Width};
 use mqc_kernels::cpu::Activation;
 
 use crate::Kind;
@@ -53,6 +54,22 @@ pub(crate) enum Func {
     Within {
         low: f64,
         high: f64,
+    },
+    /// b c where a lies within bounds, 0 where it lies outside, made of two.
+    WithinProduct {
+        low: f64,
+        high: f64,
+    },
+    /// c where a is b, 0 c elsewhere, made of two.
+    EqualProduct,
+    /// sqrt(a b) + c, made of three.
+    RootAdd,
+    /// a b / c, made of two.
+    MulDiv,
+    /// b times the level of a slice of a, plus c, made of two.
+    SliceMulAdd {
+        width: Width,
+        mode: SliceMode,
     },
     /// A float operation of one operand that has attributes.
     Map(Box<Op>),
