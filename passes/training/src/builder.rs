@@ -138,6 +138,31 @@ impl<'g> Builder<'g> {
         values.try_fold(first, |sum, value| self.add(sum, value))
     }
 
+    /// a + b; of products with the same matrix on the left, possibly transposed, the product of that and a sum.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn add_products(&mut self, a: Value, b: Value) -> Result<Value, Error> {
+        let factors = |value: Value| {
+            let is = self.graph.node(value.node).is_some_and(|n| n.op == Op::MatMul);
+            let (left, right) = (self.graph.operand(value.node, 0)?, self.graph.operand(value.node, 1)?);
+            let turned = match self.graph.node(left.node).map(|n| &n.op) {
+                Some(Op::Transpose { perm }) => (self.graph.operand(left.node, 0)?, perm.clone()),
+                _ => (left, None),
+            };
+            is.then_some((left, turned, right))
+        };
+        match (factors(a), factors(b)) {
+            (Some((left, same, x)), Some((_, other, y)))
+                if same == other && self.shape(x)?.len() == 2 && self.shape(x)? == self.shape(y)? =>
+            {
+                let sum = self.add(x, y)?;
+                self.matmul(left, sum)
+            }
+            _ => self.add(a, b),
+        }
+    }
+
     /// -x.
     pub fn neg(&mut self, x: Value) -> Result<Value, Error> {
         self.unary(Unary::Neg, x)

@@ -156,20 +156,38 @@ pub fn weight_at(
     affine: Option<AffineParameters>,
 ) -> Result<Value, Error> {
     let level = b.op(Op::FakeSlice { width, mode }, &[at.position])?;
-    let Some(affine) = affine else {
+    if affine.is_none() {
         let steps = b.sub(level, at.zero)?;
         return b.mul(steps, at.scale);
-    };
+    }
     // Of the weights only a product and a sum: what is the same for a whole row is computed once for it, and so are
     // its gradients.
+    let Line { slope, offset } = line_at(b, at, affine)?;
+    let scaled = b.mul(level, slope)?;
+    b.add(scaled, offset)
+}
+
+/// `weight = slope level + offset`, both [`Grouped::map_shape`].
+#[derive(Clone, Copy, Debug)]
+pub struct Line {
+    /// Weight of one code.
+    pub slope: Value,
+    /// Weight at level 0.
+    pub offset: Value,
+}
+
+/// The line from the levels of a width to its weights.
+pub fn line_at(b: &mut Builder, at: Position, affine: Option<AffineParameters>) -> Result<Line, Error> {
+    let Some(affine) = affine else {
+        let below = b.mul(at.zero, at.scale)?;
+        return Ok(Line { slope: at.scale, offset: b.neg(below)? });
+    };
     let slope = b.mul(at.scale, affine.scale)?;
     let middle = b.add_scalar(affine.shift, MIDDLE)?;
     let steps = b.sub(middle, at.zero)?;
     let turned = b.scale(affine.scale, MIDDLE)?;
     let steps = b.sub(steps, turned)?;
-    let offset = b.mul(steps, at.scale)?;
-    let scaled = b.mul(level, slope)?;
-    b.add(scaled, offset)
+    Ok(Line { slope, offset: b.mul(steps, at.scale)? })
 }
 
 /// The affine map of a width as artifacts hold it: `weight = scale (level - zero)`.

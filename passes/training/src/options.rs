@@ -243,6 +243,11 @@ impl Options {
         self.balance == Balance::Norms && self.widths.len() > 1
     }
 
+    /// Whether the gradient passes from weights at a width to the latent weights unchanged.
+    pub fn is_straight(&self) -> bool {
+        self.trainable.latent == Latent::Weights && self.range != Range::Learned
+    }
+
     /// Codes between either end of their range and the least or greatest weight.
     pub fn inset(&self) -> f32 {
         match (self.range, self.widths.iter().min()) {

@@ -6,6 +6,7 @@ use mqc_ir::op::{NestedQuantize, WeightLayout};
 use mqc_ir::quant::Grouping;
 use mqc_ir::{DType, Graph, Node, NodeId, Op, Tensor, Value};
 
+use crate::nested_layer::Line;
 use crate::{Builder, Error};
 
 /// Constants beyond this are masks, not parameters.
@@ -224,6 +225,25 @@ impl Source {
         self.layers.push(Layer { name, weight, tensor, spec, value, dequantized });
     }
 
+    /// Whether the line from levels to weights is better applied to the products of a layer than to its weights: all that
+    /// reads it are products of fewer rows than it has, and a column has one line.
+    pub fn has_line_behind(&self, layer: &Layer) -> bool {
+        let grouped = layer.grouped();
+        let is_matrix = grouped.layout == WeightLayout::RowsLast && layer.tensor.shape().len() == 2;
+        let few_rows = |(node, slot): (NodeId, usize)| {
+            let is_product = slot == 1 && self.graph.node(node).is_some_and(|n| n.op == Op::MatMul);
+            let x = self.graph.operand(node, 0).and_then(|x| self.graph.ty(x).shape());
+            let sizes: Option<Vec<u64>> = x.and_then(|dims| dims.iter().map(|d| d.size()).collect());
+            let elements = sizes.filter(|s| s.len() >= 2).map(|s| s.iter().product::<u64>());
+            is_product && elements.is_some_and(|n| 2 * n <= (grouped.cols * grouped.cols) as u64)
+        };
+        let users = layer.dequantized.iter().flat_map(|value| self.graph.users(*value));
+        is_matrix
+            && grouped.groups == 1
+            && layer.dequantized.iter().all(|value| !self.graph.is_output(*value))
+            && users.into_iter().all(few_rows)
+    }
+
     /// Whether something else than its quantizer reads the float weight of a layer.
     pub fn has_float_use(&self, layer: &Layer) -> bool {
         let users = self.graph.users(layer.value);
@@ -294,7 +314,12 @@ impl Source {
                 values.extend(outputs.iter().enumerate().map(|(slot, v)| (Value { node: id, slot }, *v)));
                 continue;
             }
-            let outputs = self.copy(b, id, &values, if is_shared { "shared" } else { scope })?;
+            let line = self.graph.operand(id, 1).and_then(|weight| weights.lines.get(&weight));
+            let mut outputs = self.copy(b, id, &values, if is_shared { "shared" } else { scope })?;
+            if let (Some(line), [product]) = (line, outputs.as_mut_slice()) {
+                let x = self.graph.operand(id, 0).and_then(|x| values.get(&x).copied());
+                *product = through_line(b, x, *product, *line)?;
+            }
             values.extend(outputs.iter().enumerate().map(|(slot, v)| (Value { node: id, slot }, *v)));
             if is_shared {
                 shared.0.insert(id, outputs);
@@ -372,8 +397,22 @@ pub struct Weights {
     pub sliced: BTreeMap<String, Value>,
     /// Float weights by name; weights that are not listed stay as they are in the model.
     pub floats: BTreeMap<String, Value>,
+    /// Lines from the levels that `sliced` has to the weights, by value of the source: they are applied to products.
+    pub lines: BTreeMap<Value, Line>,
     /// What else stands for something, by value of the source.
     pub bound: BTreeMap<Value, Value>,
+}
+
+/// `x (slope level + offset)` from `x level`.
+fn through_line(b: &mut Builder, x: Option<Value>, product: Value, line: Line) -> Result<Value, Error> {
+    let x = x.ok_or_else(|| Error::invalid("product", "", "has no left operand"))?;
+    let shape = b.shape(x)?;
+    let columns = b.shape(product)?.last().copied().unwrap_or(1);
+    let (slope, offset) = (b.reshape(line.slope, &[columns])?, b.reshape(line.offset, &[columns])?);
+    let sums = b.sum(x, &[shape.len().saturating_sub(1)], true)?;
+    let moved = b.mul(sums, offset)?;
+    let scaled = b.mul(product, slope)?;
+    b.add(scaled, moved)
 }
 
 /// The operands of a node that are parameters when they are constants: gains, biases, unnested weights. The other

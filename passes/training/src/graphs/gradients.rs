@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use mqc_ir::Value;
 use mqc_ir::quant::Width;
 
+use super::replica::Sliced;
 use super::work::Work;
 use crate::autodiff::vjp;
 use crate::equivalent;
 use crate::loss::{self, Target};
-use crate::options::{Latent, LossKind, Range};
+use crate::nested_layer::Line;
+use crate::options::LossKind;
 use crate::training::names;
 use crate::{Builder, Error};
 
@@ -33,6 +35,7 @@ impl Work<'_, '_> {
         let mut sums = Sums::default();
         let mut outputs: BTreeMap<Width, Value> = BTreeMap::new();
         let mut losses = vec![];
+        let mut levels = Levels::new();
         for (width, weight) in replicas.into_iter().zip(&weights) {
             let (output, sliced) = self.forward(width)?;
             let loss = self.replica_loss(width, output, &outputs)?;
@@ -40,11 +43,13 @@ impl Work<'_, '_> {
             losses.push((width, loss));
             let stops: Vec<Value> =
                 outputs.iter().filter(|(w, _)| Some(**w) != width).map(|(_, v)| *v).collect();
-            let of_codes = self.backward(width, &sliced, (loss, weight.seed), &stops, &mut sums)?;
+            let of_codes =
+                self.backward(width, &sliced, (loss, weight.seed), &stops, &mut sums, &mut levels)?;
             if let Some(width) = width.filter(|_| self.training.options.balances()) {
                 by_name.insert(names::norm(width), self.measured_norm(&of_codes, weight.seed)?);
             }
         }
+        self.level_gradients(levels, &mut sums)?;
         self.latent_gradients(&mut sums)?;
         let mut terms = vec![];
         for ((_, loss), weight) in losses.iter().zip(&weights) {
@@ -103,17 +108,19 @@ impl Work<'_, '_> {
     fn backward(
         &mut self,
         width: Option<Width>,
-        sliced: &BTreeMap<String, Value>,
+        sliced: &BTreeMap<String, Sliced>,
         seed: (Value, Value),
         stops: &[Value],
         sums: &mut Sums,
+        levels: &mut Levels,
     ) -> Result<Vec<Value>, Error> {
         let training = self.training;
         let layers = &training.source.layers;
         let floats = training.source.parameters.iter().map(|p| p.name.as_str());
         let floats = floats.chain(layers.iter().map(|l| l.weight.as_str()));
         let mut wrt: Vec<Value> = floats.filter_map(|name| self.trained(name)).collect();
-        wrt.extend(sliced.values().copied());
+        let of_replica: BTreeSet<Value> = sliced.values().flat_map(Sliced::values).collect();
+        wrt.extend(&of_replica);
         wrt.extend(self.transformed.iter().map(|(_, new)| *new).filter(|_| width.is_some()));
         wrt.sort_unstable();
         wrt.dedup();
@@ -121,7 +128,7 @@ impl Work<'_, '_> {
         let mut of_slices = BTreeMap::new();
         for (value, cotangent) in wrt.into_iter().zip(cotangents) {
             let Some(cotangent) = cotangent else { continue };
-            match width.is_some() && sliced.values().any(|s| *s == value) {
+            match width.is_some() && of_replica.contains(&value) {
                 true => {
                     of_slices.insert(value, cotangent);
                 }
@@ -129,16 +136,27 @@ impl Work<'_, '_> {
             }
         }
         let Some(width) = width else { return Ok(vec![]) };
-        let straight =
-            training.options.trainable.latent == Latent::Weights && training.options.range != Range::Learned;
+        let straight = training.options.is_straight();
         let mut of_codes = vec![];
         let mut positions = BTreeSet::new();
         let mut leaves = vec![];
         let mut seeds = vec![];
         for layer in layers {
-            let Some(&value) = sliced.get(&layer.name) else { continue };
+            let Some(&Sliced { value, line }) = sliced.get(&layer.name) else { continue };
             let Some(&cotangent) = of_slices.get(&value) else { continue };
-            seeds.push((value, cotangent));
+            match line {
+                None => seeds.push((value, cotangent)),
+                Some(Line { slope, offset }) => {
+                    let parts = [slope, offset].into_iter();
+                    seeds.extend(parts.filter_map(|value| Some((value, *of_slices.get(&value)?))));
+                    of_codes.push(cotangent);
+                    let sum = match levels.get(&layer.name) {
+                        Some((_, sum)) => self.b.add_products(*sum, cotangent)?,
+                        None => cotangent,
+                    };
+                    levels.insert(layer.name.clone(), (value, sum));
+                }
+            }
             if let Some(map) = training.options.map_of(width) {
                 leaves.extend(self.trained(&names::width_scale(&layer.weight, map)));
                 leaves.extend(self.trained(&names::width_shift(&layer.weight, map)));
@@ -162,6 +180,21 @@ impl Work<'_, '_> {
             }
         }
         Ok(of_codes)
+    }
+
+    /// From levels, summed over replicas, to positions: the gradient passes the slices of all widths at the same places.
+    fn level_gradients(&mut self, levels: Levels, sums: &mut Sums) -> Result<(), Error> {
+        let positions: BTreeSet<Value> =
+            levels.keys().filter_map(|layer| Some(self.positions.get(layer)?.position)).collect();
+        let positions: Vec<Value> = positions.into_iter().collect();
+        let seeds: Vec<(Value, Value)> = levels.into_values().collect();
+        let cotangents = vjp(&mut self.b, &seeds, &positions, &[])?;
+        for (position, cotangent) in positions.into_iter().zip(cotangents) {
+            if let Some(cotangent) = cotangent {
+                sums.add(&mut self.b, position, cotangent)?;
+            }
+        }
+        Ok(())
     }
 
     /// From positions, scales and zeros, summed over replicas, to what they are computed from.
@@ -196,6 +229,9 @@ impl Work<'_, '_> {
         Ok(())
     }
 }
+
+/// By layer: its levels at one of the widths, and the sum of the cotangents of all.
+type Levels = BTreeMap<String, (Value, Value)>;
 
 /// Cotangents summed over replicas.
 #[derive(Default)]

@@ -9,10 +9,27 @@ use super::replica_name;
 use super::work::Work;
 use crate::Error;
 use crate::equivalent::{self, Equivalent, Learned};
-use crate::nested_layer::{self, AffineParameters, Ends, Position};
+use crate::nested_layer::{self, AffineParameters, Ends, Line, Position};
 use crate::options::{Latent, Range};
 use crate::source::{Layer, Weights};
 use crate::training::names;
+
+/// A nested weight at a width, as what reads it takes it.
+#[derive(Clone, Copy)]
+pub(super) struct Sliced {
+    /// The weight, or its levels where a line is applied to their products.
+    pub(super) value: Value,
+    /// The line from levels to the weight.
+    pub(super) line: Option<Line>,
+}
+
+impl Sliced {
+    /// What stands for the weight in the replica.
+    pub(super) fn values(&self) -> impl Iterator<Item = Value> {
+        let line = self.line.map(|line| [line.slope, line.offset]);
+        std::iter::once(self.value).chain(line.into_iter().flatten())
+    }
+}
 
 impl Work<'_, '_> {
     pub(super) fn position(&mut self, layer: &Layer) -> Result<Position, Error> {
@@ -88,7 +105,7 @@ impl Work<'_, '_> {
     pub(super) fn forward(
         &mut self,
         width: Option<Width>,
-    ) -> Result<(Value, BTreeMap<String, Value>), Error> {
+    ) -> Result<(Value, BTreeMap<String, Sliced>), Error> {
         let training = self.training;
         let mut weights = Weights::default();
         for parameter in &training.source.parameters {
@@ -96,25 +113,39 @@ impl Work<'_, '_> {
         }
         let scope = format!("float{}", replica_name(width));
         self.b.set_scope(scope.clone());
+        let mut sliced = BTreeMap::new();
         for layer in &training.source.layers {
             weights.floats.extend(self.state.get(&layer.weight).map(|v| (layer.weight.clone(), *v)));
-            let value = match width {
-                None => self.get(&layer.weight)?,
-                Some(width) => {
-                    let at = self.position(layer)?;
-                    let map = training.options.map_of(width);
-                    let affine = map.map(|w| self.affine(layer, w)).transpose()?;
-                    let groups = nested_layer::weight_at(&mut self.b, at, width, layer.spec.mode, affine)?;
-                    nested_layer::out_of_groups(&mut self.b, groups, layer.grouped(), layer.tensor.shape())?
-                }
+            let used = match width {
+                None => Sliced { value: self.get(&layer.weight)?, line: None },
+                Some(width) => self.sliced(layer, width)?,
             };
-            weights.sliced.insert(layer.name.clone(), value);
+            weights.sliced.insert(layer.name.clone(), used.value);
+            weights.lines.extend(layer.uses().iter().filter_map(|at| Some((*at, used.line?))));
+            sliced.insert(layer.name.clone(), used);
         }
         if width.is_some() {
             self.transformed()?;
             weights.bound = self.transformed.iter().map(|(old, new)| (old.value, *new)).collect();
         }
         let output = self.replicate(&weights, &scope)?;
-        Ok((output, weights.sliced))
+        Ok((output, sliced))
+    }
+
+    fn sliced(&mut self, layer: &Layer, width: Width) -> Result<Sliced, Error> {
+        let training = self.training;
+        let at = self.position(layer)?;
+        let map = training.options.map_of(width);
+        let affine = map.map(|w| self.affine(layer, w)).transpose()?;
+        let b = &mut self.b;
+        let (groups, line) = match !training.options.is_straight() && training.source.has_line_behind(layer) {
+            true => {
+                let slice = mqc_ir::Op::FakeSlice { width, mode: layer.spec.mode };
+                (b.op(slice, &[at.position])?, Some(nested_layer::line_at(b, at, affine)?))
+            }
+            false => (nested_layer::weight_at(b, at, width, layer.spec.mode, affine)?, None),
+        };
+        let value = nested_layer::out_of_groups(b, groups, layer.grouped(), layer.tensor.shape())?;
+        Ok(Sliced { value, line })
     }
 }

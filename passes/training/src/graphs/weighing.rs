@@ -5,9 +5,9 @@ use mqc_ir::quant::Width;
 use mqc_ir::{DType, Op, Value};
 
 use super::work::Work;
+use crate::Error;
 use crate::options::Ramp;
 use crate::training::names;
-use crate::Error;
 
 /// Norms below this are not known yet.
 const LEAST_NORM: f32 = 1e-12;

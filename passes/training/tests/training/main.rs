@@ -1,5 +1,6 @@
 //! Training graphs on the engine: steps learn, halves make the whole, codes are those of the artifact's definition.
 
+mod lines;
 mod small;
 mod weighing;
 

@@ -29,9 +29,20 @@ pub fn random(seed: u64, count: usize) -> Vec<f32> {
 
 /// x W1 + b1, relu, W2: both weights nested, as `matquant` leaves them.
 pub fn model(layout: WeightLayout, grouping: Grouping, mode: SliceMode, scheme: Scheme) -> Graph {
+    of_rows(ROWS, layout, grouping, mode, scheme)
+}
+
+/// The same for another number of rows.
+pub fn of_rows(
+    rows: usize,
+    layout: WeightLayout,
+    grouping: Grouping,
+    mode: SliceMode,
+    scheme: Scheme,
+) -> Graph {
     let mut graph = Graph::new("mlp");
     graph.opsets.insert(String::new(), 20);
-    let dims = [ROWS, INPUTS].map(|n| Dim::Size(n as u64)).to_vec();
+    let dims = [rows, INPUTS].map(|n| Dim::Size(n as u64)).to_vec();
     let x = graph.add_input("x", Type::tensor(DType::F32, dims));
     let mut b = Builder::new(&mut graph, "net");
     let spec = NestedQuantize {
