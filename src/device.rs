@@ -39,12 +39,14 @@ struct State {
 }
 
 /// What a run costs besides time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counts {
     /// Kernels that a run launches.
     pub kernels: usize,
     /// Steps that the host does.
     pub host: usize,
+    /// The operations of these steps, and how often each.
+    pub host_operations: BTreeMap<String, usize>,
     /// Bytes of bit planes on the device.
     pub resident_bytes: u64,
 }
@@ -131,8 +133,9 @@ impl DeviceSession {
     pub fn counts(&self, inputs: &Tensors) -> Result<Counts> {
         let mut state = self.lock();
         let State { engine, programs } = &mut *state;
-        let (kernels, host) = self.program(engine, programs, inputs)?.counts();
-        Ok(Counts { kernels, host, resident_bytes: engine.resident_bytes() })
+        let program = self.program(engine, programs, inputs)?;
+        let ((kernels, host), host_operations) = (program.counts(), program.host_operations());
+        Ok(Counts { kernels, host, host_operations, resident_bytes: engine.resident_bytes() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -90,7 +90,7 @@ fn codes_and_maps_are_stored_and_run_and_tensors_replaced() {
             let y = y + f64::from(bias[at % 7]);
             assert!((f64::from(*found) - y).abs() < 1e-4, "{bits} bits, element {at}: {found}, expected {y}");
         }
-        let session = loaded.session().layers();
+        let session = loaded.session().unwrap().layers();
         for layer in &manifest.layers {
             let mut read = vec![0.0; layer.rows * layer.cols];
             let weight = session[&layer.name].weight();
@@ -119,7 +119,7 @@ fn what_is_not_trained_is_quantized_as_ever_from_the_tensors_given() {
     assert!(!changed[1].trained && changed[1].sqnr_db[&width(8)].unwrap() > 30.0);
     let loaded = Loaded::open(&folder.join("m.mqc"), &Setup::default()).unwrap();
     let mut read = vec![0.0; 280];
-    loaded.session().layers()["b.weight"].weight().dequantize_rows(width(8), 0..7, &mut read).unwrap();
+    loaded.session().unwrap().layers()["b.weight"].weight().dequantize_rows(width(8), 0..7, &mut read).unwrap();
     let far = (0..280).map(|at| (read[at] - weight[at % 40 * 7 + at / 40]).abs()).fold(0.0, f32::max);
     assert!(far < 0.01, "{far}");
 }

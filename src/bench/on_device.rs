@@ -1,5 +1,6 @@
 //! The time of a model on a CUDA device, its inputs and outputs copied in every run.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -24,6 +25,8 @@ pub struct DeviceCase {
     pub kernels: usize,
     /// Steps that the host does.
     pub host_steps: usize,
+    /// The operations of these steps, and how often each.
+    pub host_operations: BTreeMap<String, usize>,
     /// Bytes of bit planes on the device.
     pub resident_bytes: u64,
 }
@@ -67,6 +70,7 @@ pub fn run(
                 micros: Spread::of(&totals).context("no rounds were measured")?,
                 kernels: counts.kernels,
                 host_steps: counts.host,
+                host_operations: counts.host_operations.clone(),
                 resident_bytes: counts.resident_bytes,
             });
         }

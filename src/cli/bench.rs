@@ -161,6 +161,10 @@ impl Args {
         let bar = ui.progress("rounds", ((self.rounds + self.warmup) * tensors.len()) as u64);
         let cases = on_device::run(loaded, precisions, tensors, &options, &mut || bar.advance(1))?;
         drop(bar);
+        if let Some(case) = cases.first().filter(|case| !case.host_operations.is_empty()) {
+            let list = case.host_operations.iter().map(|(name, count)| format!("{name} ({count})"));
+            ui.say(format_args!("done by the host: {}", list.collect::<Vec<_>>().join(", ")));
+        }
         for note in loaded.device().map(DeviceSession::notes).unwrap_or_default() {
             ui.say(note);
         }

@@ -162,7 +162,7 @@ impl Machine {
             for group in [0, 128] {
                 let weight = random_weight(rows, cols, group)?;
                 for bits in [8, 4, 3, 2] {
-                    for tokens in [1, 4, 8, 16, 512] {
+                    for tokens in [1, 2, 4, 8, 16, 512, 2048] {
                         let seconds = self.measure(&weight, bits, tokens)?;
                         let read = weight.bytes_touched(width(bits)?)? as f64;
                         let operations = 2.0 * (rows * cols * tokens) as f64;

@@ -47,7 +47,7 @@ pub(crate) struct Net {
 }
 
 /// What errors call an operation.
-fn op_name(op: &Op) -> String {
+pub(crate) fn op_name(op: &Op) -> String {
     match op {
         Op::Weight(_) | Op::Constant(_) => "constant".to_owned(),
         Op::Opaque(op) if op.domain.is_empty() => op.op_type.clone(),

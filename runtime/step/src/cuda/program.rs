@@ -13,7 +13,7 @@ use super::engine::State;
 use super::kernel::Slot;
 use super::{DeviceProgramError as Error, Engine, host};
 use crate::array::Data;
-use crate::graph::Net;
+use crate::graph::{Net, op_name};
 use crate::lower::task::{Source, Task, Work};
 use crate::lower::{self, Lowered};
 use crate::view::Root;
@@ -189,6 +189,17 @@ impl Program {
     pub fn counts(&self) -> (usize, usize) {
         let host = self.steps.iter().filter(|step| matches!(step, Step::Host(_))).count();
         (self.steps.len() - host, host)
+    }
+
+    /// The operations that the host does in a run, and how often.
+    pub fn host_operations(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for step in &self.steps {
+            if let Step::Host(task) = step {
+                *counts.entry(op_name(&self.net.steps[task.step].op)).or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// Bytes of all its buffers on the device; nested weights are not among them.

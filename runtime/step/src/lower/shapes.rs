@@ -46,6 +46,27 @@ impl<T: Real> Lower<'_, T> {
                 let (view, spec) = (self.view(step, 0)?, self.spec(step, 0)?);
                 self.set(step, 0, view.broadcast(&spec.shape));
             }
+            Op::Tile => {
+                let (view, spec) = (self.view(step, 0)?, self.spec(step, 0)?);
+                let Some(repeats) = self.integers(step, 1).filter(|_| view.len() > 0) else {
+                    return Ok(false);
+                };
+                // Every axis behind one of its repetitions, which have no stride.
+                let (mut alone, mut wide) = (vec![], vec![]);
+                for (size, repeat) in view.shape.iter().zip(&repeats) {
+                    alone.extend([1, *size]);
+                    wide.extend([usize::try_from(*repeat).map_err(|_| "a repetition is negative")?, *size]);
+                }
+                if wide.len() != 2 * view.shape.len() || wide.contains(&0) {
+                    return Ok(false);
+                }
+                let tiled = view.reshaped(&alone).ok_or("the sizes do not fit")?.broadcast(&wide);
+                let view = match tiled.reshaped(&spec.shape) {
+                    Some(view) => view,
+                    None => self.dense(tiled).reshaped(&spec.shape).ok_or("the sizes do not fit")?,
+                };
+                self.set(step, 0, view);
+            }
             Op::ConstantOfShape { value } => {
                 let spec = self.spec(step, 0)?;
                 let data = match value {
