@@ -138,11 +138,12 @@ impl<'g> Builder<'g> {
         values.try_fold(first, |sum, value| self.add(sum, value))
     }
 
-    /// a + b; of products with the same matrix on the left, possibly transposed, the product of that and a sum.
+    /// a + b of products with the same matrix on the left, possibly transposed, as the product of that and a sum; none
+    /// where they are not that.
     ///
     /// # Errors
     /// Shapes that do not fit.
-    pub fn add_products(&mut self, a: Value, b: Value) -> Result<Value, Error> {
+    pub fn add_products(&mut self, a: Value, b: Value) -> Result<Option<Value>, Error> {
         let factors = |value: Value| {
             let is = self.graph.node(value.node).is_some_and(|n| n.op == Op::MatMul);
             let (left, right) = (self.graph.operand(value.node, 0)?, self.graph.operand(value.node, 1)?);
@@ -157,9 +158,9 @@ impl<'g> Builder<'g> {
                 if same == other && self.shape(x)?.len() == 2 && self.shape(x)? == self.shape(y)? =>
             {
                 let sum = self.add(x, y)?;
-                self.matmul(left, sum)
+                self.matmul(left, sum).map(Some)
             }
-            _ => self.add(a, b),
+            _ => Ok(None),
         }
     }
 

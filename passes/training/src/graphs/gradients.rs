@@ -150,11 +150,16 @@ impl Work<'_, '_> {
                     let parts = [slope, offset].into_iter();
                     seeds.extend(parts.filter_map(|value| Some((value, *of_slices.get(&value)?))));
                     of_codes.push(cotangent);
-                    let sum = match levels.get(&layer.name) {
-                        Some((_, sum)) => self.b.add_products(*sum, cotangent)?,
-                        None => cotangent,
+                    let waiting = levels.remove(&layer.name);
+                    let joined = match waiting {
+                        Some((_, sum)) => self.b.add_products(sum, cotangent)?,
+                        None => Some(cotangent),
                     };
-                    levels.insert(layer.name.clone(), (value, sum));
+                    match joined {
+                        Some(sum) => drop(levels.insert(layer.name.clone(), (value, sum))),
+                        // Nothing is gained by waiting, and memory is held.
+                        None => seeds.extend(waiting.into_iter().chain([(value, cotangent)])),
+                    }
                 }
             }
             if let Some(map) = training.options.map_of(width) {
@@ -163,7 +168,7 @@ impl Work<'_, '_> {
             }
             let at = self.position(layer)?;
             if !straight {
-                positions.insert(at.position);
+                positions.extend(line.is_none().then_some(at.position));
                 leaves.extend([at.position, at.scale, at.zero]);
             } else if let Some(weight) = self.trained(&layer.weight) {
                 sums.add(&mut self.b, weight, cotangent)?;
@@ -230,7 +235,7 @@ impl Work<'_, '_> {
     }
 }
 
-/// By layer: its levels at one of the widths, and the sum of the cotangents of all.
+/// By layer: its levels at a width, and the cotangents of that and of widths before, summed.
 type Levels = BTreeMap<String, (Value, Value)>;
 
 /// Cotangents summed over replicas.
