@@ -141,7 +141,7 @@ fn data(samples: usize, inputs: usize, seed: u64) -> Data {
     };
     let inputs = [input("x", &[inputs]), input("y", &[])];
     let source = Source::Samples(Samples::new(&arrays.into(), &inputs).unwrap());
-    Data::new(source, Validation::Share(0.25), 4, 3, seed).unwrap()
+    Data::new(source, Validation::Share { share: 0.25, seed }, 4, 3, seed).unwrap()
 }
 
 fn options() -> Options {

@@ -119,7 +119,10 @@ fn what_is_not_trained_is_quantized_as_ever_from_the_tensors_given() {
     assert!(!changed[1].trained && changed[1].sqnr_db[&width(8)].unwrap() > 30.0);
     let loaded = Loaded::open(&folder.join("m.mqc"), &Setup::default()).unwrap();
     let mut read = vec![0.0; 280];
-    loaded.session().unwrap().layers()["b.weight"].weight().dequantize_rows(width(8), 0..7, &mut read).unwrap();
+    loaded.session().unwrap().layers()["b.weight"]
+        .weight()
+        .dequantize_rows(width(8), 0..7, &mut read)
+        .unwrap();
     let far = (0..280).map(|at| (read[at] - weight[at % 40 * 7 + at / 40]).abs()).fold(0.0, f32::max);
     assert!(far < 0.01, "{far}");
 }

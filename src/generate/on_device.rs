@@ -2,6 +2,7 @@
 //! yet lie on the left and are masked. Programs read one token, or a run of the prompt.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use anyhow::{Context as _, Result, bail};
 use mqc_ir::graph::Output;
@@ -101,9 +102,8 @@ impl DeviceMemory {
         // The run that fills the room leaves all of it to the next.
         let room = self.holder.map_or(LEAST, |(_, room)| room).max(end.next_power_of_two());
         let sizes = (tokens.len(), room);
-        if !self.programs.contains_key(&sizes) {
-            let program = session.program_of(|| remembering(graph, roles, sizes))?;
-            self.programs.insert(sizes, program);
+        if let Entry::Vacant(entry) = self.programs.entry(sizes) {
+            entry.insert(session.program_of(|| remembering(graph, roles, sizes))?);
         }
         self.hand_over(roles, sizes)?;
         let program = self.programs.get_mut(&sizes).context("there is no program")?;
@@ -162,10 +162,9 @@ impl DeviceMemory {
         let sequence: Vec<u32> = self.sequence.iter().chain(tokens).copied().collect();
         let room = sequence.len().next_power_of_two().max(RUN);
         let sizes = (room, 0);
-        if !self.programs.contains_key(&sizes) {
-            let program =
-                session.program_of(|| Ok((graph.clone(), shapes(roles, sizes), Setup::default())))?;
-            self.programs.insert(sizes, program);
+        if let Entry::Vacant(entry) = self.programs.entry(sizes) {
+            let make = || Ok((graph.clone(), shapes(roles, sizes), Setup::default()));
+            entry.insert(session.program_of(make)?);
         }
         let program = self.programs.get_mut(&sizes).context("there is no program")?;
         let mut give = |input: &Integers, value: &dyn Fn(usize) -> i64| -> Result<()> {

@@ -147,7 +147,8 @@ impl Run<'_> {
         let inputs_of = required_inputs(&block.graph);
         let wanted: Vec<Input> = inputs_of.iter().map(|(name, ty)| Input::of(name, ty)).collect();
         let samples = Source::Samples(Samples::new(inputs, &wanted)?);
-        let validation = self.validation.map_or(Validation::None, Validation::Share);
+        let validation =
+            self.validation.map_or(Validation::None, |share| Validation::Share { share, seed: self.seed });
         let seed = self.seed.wrapping_mul(1000).wrapping_add(index as u64);
         Data::new(samples, validation, self.batch, self.batch, seed)
     }

@@ -120,7 +120,7 @@ impl Args {
         let mut data = |stage: usize| {
             let validation = match (&validation, self.data.validation_share) {
                 (Some(source), _) => Validation::Own(source.clone()),
-                (None, Some(share)) => Validation::Share(share),
+                (None, Some(share)) => Validation::Share { share, seed: self.how.seed },
                 (None, None) => Validation::None,
             };
             // Stages see the data in another order each.

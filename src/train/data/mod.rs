@@ -29,7 +29,12 @@ pub enum Validation {
     /// Nowhere.
     None,
     /// A share of the training data, which is then not trained on.
-    Share(f64),
+    Share {
+        /// Between 0 and 1.
+        share: f64,
+        /// Which samples: equal seeds hold out equal ones, whatever the order of training is.
+        seed: u64,
+    },
     /// Data of its own.
     Own(Source),
 }
@@ -56,7 +61,7 @@ impl Data {
     ) -> Result<Data> {
         let (train, validation) = match validation {
             Validation::None => (source, None),
-            Validation::Share(share) => {
+            Validation::Share { share, seed } => {
                 if !(share > 0.0 && share < 1.0) {
                     let message =
                         format!("the share of validation data is {share}; expected between 0 and 1");

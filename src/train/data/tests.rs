@@ -96,7 +96,7 @@ proptest! {
         count in 60u32..400, sequence in 1usize..12, batch in 1usize..4, seed: u64, epoch in 0u64..3,
     ) {
         let (_folder, source) = windows(count, sequence);
-        let mut data = Data::new(source, Validation::Share(0.25), batch, 2, seed).unwrap();
+        let mut data = Data::new(source, Validation::Share { share: 0.25, seed }, batch, 2, seed).unwrap();
         let held = (f64::from(count) * 0.25).round() as i64;
         let steps = data.steps_per_epoch();
         let mut seen = BTreeSet::new();
@@ -170,9 +170,17 @@ fn too_little_data_is_refused() {
     assert!(message.contains("3 rows to train on are less than a batch of 4"), "{message}");
     let message = refused(windows(20, 5).1, Validation::None);
     assert!(message.contains("20 tokens in windows of 6") && message.contains("3 rows"), "{message}");
-    assert!(refused(numbered(50), Validation::Share(0.001)).contains("the validation data has no samples"));
-    assert!(refused(numbered(5), Validation::Share(0.5)).contains("rows to train on are less"));
-    assert!(refused(numbered(9), Validation::Share(1.5)).contains("the share of validation data is 1.5"));
+    assert!(
+        refused(numbered(50), Validation::Share { share: 0.001, seed: 1 })
+            .contains("the validation data has no samples")
+    );
+    assert!(
+        refused(numbered(5), Validation::Share { share: 0.5, seed: 1 }).contains("rows to train on are less")
+    );
+    assert!(
+        refused(numbered(9), Validation::Share { share: 1.5, seed: 1 })
+            .contains("the share of validation data is 1.5")
+    );
     assert!(refused(numbered(9), Validation::Own(windows(4, 5).1)).contains("the validation data has no"));
 }
 
@@ -269,4 +277,16 @@ fn data_is_told_apart() {
     };
     assert_ne!(digest(0, 0), digest(1, (10 << 20) - 1));
     assert_ne!(digest(0, 0), digest(1, 0));
+}
+
+#[test]
+fn later_stages_hold_out_the_same_samples() {
+    let held = |seed: u64| {
+        let validation = Validation::Share { share: 0.25, seed: 7 };
+        let data = Data::new(numbered(40), validation, 4, 10, seed).unwrap();
+        let (batch, valid) = data.validation_batch(0).unwrap();
+        assert_eq!((valid, data.validation_batches()), (10, 1));
+        rows(&batch)
+    };
+    assert_eq!(held(1), held(2));
 }

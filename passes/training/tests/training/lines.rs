@@ -38,7 +38,10 @@ fn gradients_are_those_of_lines_applied_to_weights() {
                 for (name, values) in &few {
                     for (found, expected) in values.iter().zip(&many[name]) {
                         let close = (found - expected).abs() <= 1e-4 * expected.abs().max(0.01);
-                        assert!(close, "{affine:?} {range:?} {scheme:?} {name}: {found}, expected {expected}");
+                        assert!(
+                            close,
+                            "{affine:?} {range:?} {scheme:?} {name}: {found}, expected {expected}"
+                        );
                     }
                 }
             }

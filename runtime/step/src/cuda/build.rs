@@ -57,8 +57,7 @@ pub(super) fn plan(
     let mut kernels = fuse::schedule(lowered);
     let before = host_first(net, lowered, &mut kernels);
     let memory = memory::plan(lowered, &mut kernels, carried);
-    let mut plan = Plan::default();
-    plan.before = before;
+    let mut plan = Plan { before, ..Plan::default() };
     for (index, kernel) in kernels.iter().enumerate() {
         match kernel {
             fuse::Kernel::Fused(fused) => plan.pass(fused)?,
