@@ -50,7 +50,8 @@ pub struct Part {
 }
 
 impl Pages {
-    /// `len` zero bytes, filled by `fill`, that begin `place` bytes, a multiple of 64, after a multiple of [`WAY`].
+    /// `len` zero bytes, filled by `fill`, that begin `place` bytes, a multiple of 64, after a multiple of `WAY`, the size of a
+    /// way of the first-level cache.
     ///
     /// # Errors
     /// The system has no memory left.
