@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use mqc_ir::{Graph, NodeId, Op, Type, Value};
 
-use crate::plain::{self, Spec};
-use crate::{Error, Kind, Port, Setup};
+use crate::array::{Data, Slice};
+use crate::plain::{self, Call, Spec};
+use crate::{Error, Kind, Port, Real, Setup};
 
 /// Number of a value.
 pub(crate) type Id = usize;
@@ -109,6 +110,27 @@ impl Net {
         }
         net.check(setup)?;
         Ok(net)
+    }
+
+    /// The outputs of a step by the plain kernels, from the elements of its operands.
+    pub fn plain<'a, T: Real>(
+        &'a self,
+        step: usize,
+        operands: impl Iterator<Item = Option<Slice<'a, T>>>,
+    ) -> Result<Vec<Data<T>>, String> {
+        let step = &self.steps[step];
+        let args: Vec<_> = operands
+            .zip(&step.args)
+            .map(|(data, id)| {
+                let (data, place) = (data?, &self.values[(*id)?]);
+                let known = place.known.as_deref();
+                Some(plain::Arg { shape: &place.spec.shape, dtype: place.spec.dtype, data, known })
+            })
+            .collect();
+        let specs: Vec<Spec> = step.outputs.iter().map(|id| self.values[*id].spec.clone()).collect();
+        let results = plain::compute(&step.op, &Call { args: &args, outputs: &specs })?;
+        plain::check(&results, &specs)?;
+        Ok(results)
     }
 
     fn push(

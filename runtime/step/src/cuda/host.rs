@@ -1,6 +1,7 @@
 //! Work that has no kernel: its operands are copied to the host, the plain definition computes, results are copied back.
 
 use mqc_ir::quant::Width;
+use mqc_kernels::nested::NestedWeight;
 
 use super::Engine;
 use crate::Kind;
@@ -8,7 +9,7 @@ use crate::array::Data;
 use crate::graph::Net;
 use crate::lower;
 use crate::lower::task::{Nested, Task, Work};
-use crate::plain::{self, Call, Spec, gather};
+use crate::plain::gather;
 
 /// The values that a task reads, in the order of `Task::reads`, to those that it writes.
 pub(super) fn compute(
@@ -20,51 +21,25 @@ pub(super) fn compute(
 ) -> Result<Vec<Data<f32>>, String> {
     match &task.work {
         Work::Plain(args) => {
-            let step = &net.steps[task.step];
-            let mut read = read.iter();
-            let args: Vec<_> = args
-                .iter()
-                .zip(&step.args)
-                .map(|(view, id)| {
-                    let data = view.as_ref().and_then(|_| read.next())?;
-                    let place = &net.values[(*id)?];
-                    let known = place.known.as_deref();
-                    Some(plain::Arg {
-                        shape: &place.spec.shape,
-                        dtype: place.spec.dtype,
-                        data: data.slice(),
-                        known,
-                    })
-                })
-                .collect();
-            let specs: Vec<Spec> = step.outputs.iter().map(|id| net.values[*id].spec.clone()).collect();
-            let results = plain::compute(&step.op, &Call { args: &args, outputs: &specs })?;
-            plain::check(&results, &specs)?;
-            Ok(results)
+            let mut read = read.iter().map(Data::slice);
+            net.plain(task.step, args.iter().map(|view| view.as_ref().and_then(|_| read.next())))
         }
         Work::Nested { kind: Nested::Gather { layer }, .. } => {
             let weight = engine.weight(layer).ok_or_else(|| format!("layer {layer} has no weight"))?;
-            let width = width.ok_or_else(|| format!("layer {layer} has no width"))?;
             let Some(Data::Int(indices)) = read.first() else {
                 return Err("the indices are no integers".to_owned());
             };
             let rows: Vec<usize> =
                 indices.iter().map(|index| gather::place(*index, weight.rows())).collect::<Result<_, _>>()?;
-            let mut out = vec![0.0; rows.len() * weight.cols()];
-            weight.gather(width, &rows, &mut out).map_err(|error| error.to_string())?;
-            Ok(vec![Data::Real(out)])
+            picked(weight, &rows, layer, width)
+        }
+        Work::Nested { kind: Nested::Whole { layer }, .. } => {
+            let weight = engine.weight(layer).ok_or_else(|| format!("layer {layer} has no weight"))?;
+            picked(weight, &(0..weight.rows()).collect::<Vec<_>>(), layer, width)
         }
         Work::Copy(view) => {
             let data = read.first().ok_or("a copy has no operand")?;
             Ok(vec![lower::elements(data, view)])
-        }
-        Work::Nested { kind: Nested::Whole { layer }, .. } => {
-            let weight = engine.weight(layer).ok_or_else(|| format!("layer {layer} has no weight"))?;
-            let width = width.ok_or_else(|| format!("layer {layer} has no width"))?;
-            let rows: Vec<usize> = (0..weight.rows()).collect();
-            let mut out = vec![0.0; rows.len() * weight.cols()];
-            weight.gather(width, &rows, &mut out).map_err(|error| error.to_string())?;
-            Ok(vec![Data::Real(out)])
         }
         Work::Map { .. }
         | Work::Fold { .. }
@@ -74,6 +49,19 @@ pub(super) fn compute(
         | Work::Concat { .. }
         | Work::Nested { kind: Nested::MatMul { .. }, .. } => Err("the work has a kernel".to_owned()),
     }
+}
+
+/// Rows of a weight at a width, as floats.
+fn picked(
+    weight: &NestedWeight,
+    rows: &[usize],
+    layer: &str,
+    width: Option<Width>,
+) -> Result<Vec<Data<f32>>, String> {
+    let width = width.ok_or_else(|| format!("layer {layer} has no width"))?;
+    let mut out = vec![0.0; rows.len() * weight.cols()];
+    weight.gather(width, rows, &mut out).map_err(|error| error.to_string())?;
+    Ok(vec![Data::Real(out)])
 }
 
 /// Bytes as they are on the device.

@@ -4,7 +4,7 @@ use super::Engine;
 use crate::array::{Data, Slice};
 use crate::lower::elements;
 use crate::lower::task::{Arg, Task, Work};
-use crate::plain::{self, Call, Spec, gather};
+use crate::plain::gather;
 use crate::view::View;
 use crate::{Error, Real, product};
 
@@ -122,20 +122,8 @@ impl<T: Real> Engine<T> {
     }
 
     fn plain(&self, task: &Task, args: &[Option<View>], written: &mut [Data<T>]) -> Result<(), String> {
-        let step = &self.net.steps[task.step];
-        let args: Vec<_> = args
-            .iter()
-            .zip(&step.args)
-            .map(|(view, id)| {
-                let (view, place) = (view.as_ref()?, &self.net.values[(*id)?]);
-                let data = self.value(view.root);
-                let known = place.known.as_deref();
-                Some(plain::Arg { shape: &place.spec.shape, dtype: place.spec.dtype, data, known })
-            })
-            .collect();
-        let specs: Vec<Spec> = step.outputs.iter().map(|id| self.net.values[*id].spec.clone()).collect();
-        let results = plain::compute(&step.op, &Call { args: &args, outputs: &specs })?;
-        plain::check(&results, &specs)?;
+        let args = args.iter().map(|view| view.as_ref().map(|view| self.value(view.root)));
+        let results = self.net.plain(task.step, args)?;
         written.iter_mut().zip(results).for_each(|(to, data)| replace(to, data));
         Ok(())
     }
