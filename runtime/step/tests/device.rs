@@ -476,3 +476,24 @@ fn epilogues() {
         close(&found, &plain(&exact, &Setup::default(), &inputs, 1), 1e-5).unwrap();
     });
 }
+
+/// The host reads what is carried as the last run left it.
+#[test]
+fn the_host_reads_what_is_carried() {
+    with_device("the_host_reads_what_is_carried", || {
+        let mut graph = Graph::new("counter");
+        let count = graph.add_input("count", Type::tensor(DType::I64, dims(&[2])));
+        let one = graph.apply(Op::Constant(Tensor::i64_vector(&[1])), "one", &[]).unwrap();
+        let next = graph.apply(Op::Binary(Binary::Add), "next", &[count, one]).unwrap();
+        outputs(&mut graph, &[next]);
+        let setup = Setup { threads: 1, carried: vec![(0, 0)] };
+        let mut engine = Engine::open(BTreeMap::new()).unwrap();
+        let mut program = cuda::Program::compile(&graph, &setup, &engine).unwrap();
+        assert_eq!(program.counts(), (0, 1));
+        program.set(0, &Array::int(vec![2], vec![5, -3]).unwrap()).unwrap();
+        for runs in 1..4 {
+            program.run(&mut engine, &Widths::new()).unwrap();
+            assert_eq!(program.output(0).unwrap().as_int().unwrap(), [5 + runs, -3 + runs]);
+        }
+    });
+}

@@ -120,9 +120,12 @@ impl Program {
             Step::Kernel { .. } | Step::Nested(_) => None,
         });
         // What the device computes is read from there.
+        let carried: Vec<Root> = setup.carried.iter().map(|(input, _)| lowered.inputs[*input]).collect();
         let mut on_host: BTreeMap<Root, Data<f32>> = BTreeMap::new();
         for root in host.flatten() {
             match &lowered.places[root].source {
+                // What is carried changes on the device.
+                Source::Input if carried.contains(&root) => {}
                 Source::Input => drop(on_host.insert(root, Data::Real(vec![]))),
                 Source::Constant(data) => drop(on_host.insert(root, data.clone())),
                 Source::Computed => {}
