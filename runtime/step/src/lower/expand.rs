@@ -15,6 +15,9 @@ use crate::{Kind, Real};
 /// Rows longer than this are not held at once.
 const LONGEST_ROW: usize = 1 << 16;
 
+/// An only row longer than this is combined as a total, in parts.
+const ONLY_ROW: usize = 1 << 13;
+
 impl<T: Real> Lower<'_, T> {
     fn binary(&mut self, kind: Binary, a: &View, b: Arg) -> View {
         let shape = a.shape.clone();
@@ -65,7 +68,9 @@ impl<T: Real> Lower<'_, T> {
         let leading = wide.is_sorted_by_key(|i| !gone[*i]);
         let trailing = wide.is_sorted_by_key(|i| gone[*i]);
         let needs_rows = kind == Reduction::LogSumExp;
-        let (x, form) = if kept == 1 && !needs_rows {
+        // The only row of a matrix, as in the norm of one token, is a row all the same: a pass can go on with its sum.
+        let whole = gone.iter().all(|g| *g) || over == 1 || over > ONLY_ROW;
+        let (x, form) = if kept == 1 && whole && !needs_rows {
             (x, Form::All)
         } else if leading && !trailing && !needs_rows {
             (x, Form::Columns(kept))

@@ -40,6 +40,8 @@ struct Lower<'a, T> {
     views: Vec<Option<View>>,
     /// Dense copies of views.
     copies: BTreeMap<View, Root>,
+    /// What each of them is a copy of.
+    copied: BTreeMap<Root, View>,
     step: usize,
 }
 
@@ -52,6 +54,7 @@ pub(crate) fn lower<T: Real>(net: &Net, setup: &Setup) -> Result<Lowered<T>, Err
         tasks: vec![],
         views: vec![None; net.values.len()],
         copies: BTreeMap::new(),
+        copied: BTreeMap::new(),
         step: 0,
     };
     let mut inputs = vec![];
@@ -176,7 +179,11 @@ impl<T: Real> Lower<'_, T> {
                 let data = elements(data, &view);
                 self.constant(data, &shape)
             }
-            Source::Constant(_) | Source::Input | Source::Computed => self.copy(view.clone()),
+            Source::Constant(_) | Source::Input | Source::Computed => {
+                let copy = self.copy(view.clone());
+                self.copied.insert(copy.root, view.clone());
+                copy
+            }
         };
         self.copies.insert(view, copy.root);
         copy
@@ -488,9 +495,46 @@ impl<T: Real> Lower<'_, T> {
         Ok(())
     }
 
+    /// The second half of an axis negated, before the first, as rotary embeddings have it: one pointwise value of the halves
+    /// seen in the other order.
+    fn rotated_half(&mut self, step: &Step, at: usize) -> Lowering<Option<View>> {
+        if step.args.len() != 2 {
+            return Ok(None);
+        }
+        let (negated, first) = (self.view(step, 0)?, self.view(step, 1)?);
+        let task = self.tasks.iter().rev().find(|task| task.outputs.first() == Some(&negated.root));
+        let Some(Work::Map { func: Func::Unary(Unary::Neg), args, .. }) = task.map(|task| &task.work) else {
+            return Ok(None);
+        };
+        let [Arg::View(second)] = args.as_slice() else { return Ok(None) };
+        let (size, stride) = (first.shape[at], first.strides[at]);
+        let apart = View { start: second.start, ..first.clone() };
+        let behind = first.start as isize + size as isize * stride == second.start as isize;
+        if !negated.is_dense()
+            || negated.shape != second.shape
+            || apart != *second
+            || !behind
+            || first.len() == 0
+        {
+            return Ok(None);
+        }
+        let mut halves = second.clone();
+        halves.shape.insert(at, 2);
+        halves.strides.insert(at, -(size as isize) * stride);
+        let mut shape = vec![1; halves.shape.len()];
+        shape[at] = 2;
+        let signs = self.constant(Data::Real(vec![-T::ONE, T::ONE]), &shape);
+        let shape = halves.shape.clone();
+        Ok(Some(self.map(Func::Binary(Binary::Mul), vec![Arg::View(halves), Arg::View(signs)], &shape)))
+    }
+
     fn concat(&mut self, step: &Step, at: i64) -> Lowering {
         let spec = self.spec(step, 0)?;
         let at = axis(at, spec.shape.len())?;
+        if let Some(swapped) = self.rotated_half(step, at)? {
+            self.set(step, 0, View::dense(swapped.root, &spec.shape));
+            return Ok(());
+        }
         let (outer, _, _) = around(&spec.shape, at);
         let mut parts = vec![];
         for slot in 0..step.args.len() {

@@ -5,7 +5,7 @@ use mqc_ir::op::Binary;
 use super::task::{Arg, Factor, Func, Product, Source, Work};
 use super::{Lower, Lowering};
 use crate::graph::Step;
-use crate::index::{Offsets, count};
+use crate::index::{Offsets, count, strides};
 use crate::plain::products;
 use crate::view::View;
 use crate::{Kind, Real};
@@ -37,11 +37,14 @@ impl<T: Real> Lower<'_, T> {
             b = View { shape: vec![k, n], strides: b.strides[rank - 2..].to_vec(), ..b };
         }
         let rank = a.shape.len();
-        let factor = |view: &View| Factor {
-            view: view.clone(),
-            offsets: Offsets::new(&view.shape[..rank - 2], &view.strides[..rank - 2], 0).collect(),
-            row_stride: view.strides[rank - 2],
-            col_stride: view.strides[rank - 1],
+        let factor = |view: &View| match self.copied.get(&view.root).and_then(|of| through(view, of)) {
+            Some(factor) => factor,
+            None => Factor {
+                view: view.clone(),
+                offsets: Offsets::new(&view.shape[..rank - 2], &view.strides[..rank - 2], 0).collect(),
+                row_stride: view.strides[rank - 2],
+                col_stride: view.strides[rank - 1],
+            },
         };
         let product = Product { m: a.shape[rank - 2], k, n, a: factor(&a), b: factor(&b) };
         let result = self.root(Kind::Real, shape, Source::Computed);
@@ -76,4 +79,40 @@ impl<T: Real> Lower<'_, T> {
         self.set(step, 0, result);
         Ok(())
     }
+}
+
+/// Matrices seen through a dense copy of a view: what the copy would repeat, as keys of several heads, need not be copied.
+/// `None` where the matrices have no strides there.
+fn through(view: &View, of: &View) -> Option<Factor> {
+    let rank = view.shape.len() - 2;
+    let dense = strides(&of.shape);
+    let index = |place: usize, axis: usize| place / dense[axis] as usize % of.shape[axis];
+    // How far a step in the copy is in the view, as long as it stays on one axis.
+    let along = |place: usize, step: isize, count: usize| {
+        if count == 1 || step == 0 {
+            return Some((None, 0));
+        }
+        let axis = (0..of.shape.len()).find(|axis| {
+            let by = step / dense[*axis];
+            let last = index(place, *axis) as isize + by * (count as isize - 1);
+            of.shape[*axis] > 1 && step % dense[*axis] == 0 && (0..of.shape[*axis] as isize).contains(&last)
+        })?;
+        Some((Some(axis), step / dense[axis] * of.strides[axis]))
+    };
+    let mut offsets = vec![];
+    let mut found = None;
+    for offset in Offsets::new(&view.shape[..rank], &view.strides[..rank], view.start as isize) {
+        let (rows, row_stride) = along(offset, view.strides[rank], view.shape[rank])?;
+        let (cols, col_stride) = along(offset, view.strides[rank + 1], view.shape[rank + 1])?;
+        if rows.is_some() && rows == cols
+            || *found.get_or_insert((row_stride, col_stride)) != (row_stride, col_stride)
+        {
+            return None;
+        }
+        let place =
+            (0..of.shape.len()).map(|axis| index(offset, axis) as isize * of.strides[axis]).sum::<isize>();
+        offsets.push(usize::try_from(place).ok()?);
+    }
+    let (row_stride, col_stride) = found?;
+    Some(Factor { view: View { start: of.start, ..of.clone() }, offsets, row_stride, col_stride })
 }
