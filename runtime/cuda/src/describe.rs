@@ -27,6 +27,17 @@ pub struct Kernel {
     pub target: Target,
 }
 
+/// How a weight is read: what its dequantization depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// Bits that are read.
+    pub width: Width,
+    /// What they mean.
+    pub mode: SliceMode,
+    /// Which weights share a scale and a zero.
+    pub grouping: Grouping,
+}
+
 /// The type of activations in device memory. Sums are f32 for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Element {
@@ -72,6 +83,13 @@ pub enum Target {
     Sm80,
     /// Hopper.
     Sm90a,
+}
+
+impl Kernel {
+    /// How it reads the weight.
+    pub const fn form(&self) -> Form {
+        Form { width: self.width, mode: self.mode, grouping: self.grouping }
+    }
 }
 
 impl Element {

@@ -12,8 +12,8 @@ mod error;
 mod launch;
 pub mod layout;
 
-pub use describe::{Element, Epilogue, Kernel, Target, Tokens};
-pub use emit::{Emitted, Family, emit, emit_general};
+pub use describe::{Element, Epilogue, Form, Kernel, Target, Tokens};
+pub use emit::{Emitted, EmittedRows, Family, emit, emit_general, emit_rows};
 pub use error::{CudaError, TooFewPlanes};
 pub use launch::{Arguments, Launch, Plan, Problem};
 pub use mqc_kernels::cpu::Activation;

@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::LazyLock;
 
-use mqc_cuda::{Activation, Element, Emitted, Epilogue, Family, Kernel, Target, Tokens, emit, emit_general};
+use mqc_cuda::{
+    Activation, Element, Emitted, Epilogue, Family, Kernel, Target, Tokens, emit, emit_general, emit_rows,
+};
 use mqc_ir::quant::SliceMode;
 use support::kernels::{ELEMENTS, MODES, kernel};
 use support::nvrtc::{Compiled, compile};
@@ -89,7 +91,8 @@ struct Row {
 static ROWS: LazyLock<BTreeMap<(String, String), Row>> = LazyLock::new(|| {
     let kernels = kernels();
     let by_name: BTreeMap<&str, &Emitted> = kernels.iter().map(|k| (k.name.as_str(), k)).collect();
-    let rows = compile("nvrtc", &kernels, &[Target::Sm80, Target::Sm90a]).into_iter().map(|compiled| {
+    let texts: Vec<_> = kernels.iter().map(|k| (k.name.as_str(), k.text.as_str())).collect();
+    let rows = compile("nvrtc", &texts, &[Target::Sm80, Target::Sm90a]).into_iter().map(|compiled| {
         let kernel = by_name[compiled.name.as_str()];
         let (tensor, cost) = (compiled.tensor > 0, cost(kernel, &compiled));
         assert_eq!(tensor, kernel.family != Family::General, "tensor core loop of {}", kernel.name);
@@ -98,6 +101,18 @@ static ROWS: LazyLock<BTreeMap<(String, String), Row>> = LazyLock::new(|| {
     });
     rows.collect()
 });
+
+/// Kernels that read rows of tables.
+#[test]
+fn rows_compile() {
+    let forms = [(8, SliceMode::Midpoint, 0), (3, SliceMode::Round, 64), (5, SliceMode::Extra, 96)];
+    let emitted = forms
+        .map(|(bits, mode, group)| emit_rows(kernel(bits, mode, group, Element::F32, Tokens::Many).form()));
+    let texts: Vec<_> = emitted.iter().map(|e| (e.name.as_str(), e.text.as_str())).collect();
+    for compiled in compile("nvrtc-rows", &texts, &[Target::Sm80, Target::Sm90a]) {
+        assert_eq!((compiled.spills, compiled.tensor), (0, 0), "{compiled:?}");
+    }
+}
 
 /// More registers than `__launch_bounds__` leaves show as spills.
 #[test]

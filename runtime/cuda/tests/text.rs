@@ -8,7 +8,9 @@ mod support;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use mqc_cuda::{Activation, Element, Emitted, Epilogue, Family, Kernel, Target, Tokens, emit, emit_general};
+use mqc_cuda::{
+    Activation, Element, Emitted, Epilogue, Family, Kernel, Target, Tokens, emit, emit_general, emit_rows,
+};
 use mqc_ir::quant::SliceMode;
 use support::kernels::{ELEMENTS, MODES, kernel};
 
@@ -58,6 +60,7 @@ fn families() {
     check("decode", &emit(&describe(Tokens::Eight)).text);
     check("prefill", &emit(&describe(Tokens::Many)).text);
     check("prefill-sm90a", &emit(&Kernel { target: Target::Sm90a, ..describe(Tokens::Many) }).text);
+    check("rows", &emit_rows(describe(Tokens::Many).form()).text);
     check("general", &emit_general(&describe(Tokens::Many)).text);
 }
 

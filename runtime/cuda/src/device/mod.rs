@@ -12,6 +12,7 @@ mod memory;
 mod module;
 mod nvrtc;
 mod product;
+mod rows;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ pub use memory::{OutOfMemory, Weight, Weights};
 pub use module::{ADDRESSES, Buffer, Module};
 pub use nvrtc::{CompileError, Compiler, Image};
 pub use product::{Operands, Program, Workspace};
+pub use rows::RowsProgram;
 
 use crate::{CudaError, Target};
 

@@ -193,6 +193,11 @@ fn room<T: DeviceRepr + ValidAsZeroBits>(
     Ok(place.as_ref().map_or(0, |there| there.device_ptr(device.stream()).0))
 }
 
-fn length(what: &'static str, unit: &'static str, expected: usize, found: usize) -> Result<(), CudaError> {
+pub(super) fn length(
+    what: &'static str,
+    unit: &'static str,
+    expected: usize,
+    found: usize,
+) -> Result<(), CudaError> {
     if expected == found { Ok(()) } else { Err(CudaError::Length { what, unit, expected, found }) }
 }

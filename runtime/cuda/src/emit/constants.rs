@@ -6,11 +6,10 @@ use mqc_ir::quant::{Grouping, SliceMode};
 use mqc_kernels::nested::{centre, step};
 
 use super::select::centre_index;
-use crate::{Element, Kernel, Target};
+use crate::{Element, Form, Kernel, Target};
 
 /// What all families use.
-pub fn common(kernel: &Kernel) -> String {
-    let Kernel { width, mode, grouping, .. } = *kernel;
+pub fn common(Form { width, mode, grouping }: Form) -> String {
     let group = match grouping {
         Grouping::PerChannel => 0,
         Grouping::Group(size) => size,
@@ -112,9 +111,8 @@ pub fn prefill_block_columns(kernel: &Kernel) -> usize {
     }
 }
 
-/// What the general kernel uses besides.
-pub fn general(kernel: &Kernel) -> String {
-    let Kernel { width, mode, .. } = *kernel;
+/// What kernels without tensor cores use besides.
+pub fn general(Form { width, mode, grouping: _ }: Form) -> String {
     let step = u32::from(step(width));
     let (half, top) = match mode {
         SliceMode::Midpoint => (0, 256 - step),

@@ -2,12 +2,14 @@
 
 mod constants;
 mod epilogue;
+mod rows;
 mod select;
 
 pub(crate) use constants::prefill_block_columns;
 use mqc_ir::quant::Grouping;
+pub use rows::{EmittedRows, emit_rows};
 
-use crate::{Element, Kernel, Target, Tokens};
+use crate::{Element, Form, Kernel, Target, Tokens};
 
 /// The text of a kernel and what a launch must know of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +46,7 @@ const PREPARE: &str = include_str!("text/prepare.cu");
 const PREFILL: &str = include_str!("text/prefill.cu");
 const PRELUDE_SM90A: &str = include_str!("text/prelude_sm90a.cu");
 const PREFILL_SM90A: &str = include_str!("text/prefill_sm90a.cu");
+const LEVEL: &str = include_str!("text/level.cu");
 const GENERAL: &str = include_str!("text/general.cu");
 
 /// The kernel for a description: a fast one where one serves it, else the general one with a note that says why.
@@ -60,8 +63,9 @@ pub fn emit(kernel: &Kernel) -> Emitted {
 /// The general kernel for a description, whether or not a faster one serves it.
 pub fn emit_general(kernel: &Kernel) -> Emitted {
     let name = format!("{}_general", name(kernel));
-    let parts = [element(kernel.element).to_owned(), epilogue::store_output(&kernel.epilogue)];
-    assemble(kernel, Family::General, name, constants::general(kernel), parts, GENERAL)
+    let parts =
+        [element(kernel.element).to_owned(), LEVEL.to_owned(), epilogue::store_output(&kernel.epilogue)];
+    assemble(kernel, Family::General, name, constants::general(kernel.form()), parts, GENERAL)
 }
 
 fn decode(kernel: &Kernel) -> Emitted {
@@ -110,7 +114,7 @@ fn assemble<const N: usize>(
     parts: [String; N],
     body: &str,
 ) -> Emitted {
-    let mut text = format!("// {name}\n{PRELUDE}\n{}{constants}", constants::common(kernel));
+    let mut text = format!("// {name}\n{PRELUDE}\n{}{constants}", constants::common(kernel.form()));
     for part in parts.into_iter().chain([body.replace("NAME", &name)]) {
         text.push('\n');
         text.push_str(&part);
@@ -141,10 +145,15 @@ fn select_pairs(kernel: &Kernel) -> String {
 
 /// `nested_r4_midpoint_g128_f16_bias_silu`
 fn name(kernel: &Kernel) -> String {
-    let Kernel { width, mode, grouping, element, epilogue, tokens: _, target: _ } = kernel;
+    let Kernel { element, epilogue, .. } = kernel;
+    format!("{}_{}{}", form_name(kernel.form()), element.name(), epilogue::suffix(epilogue))
+}
+
+/// `nested_r4_midpoint_g128`
+fn form_name(Form { width, mode, grouping }: Form) -> String {
     let group = match grouping {
         Grouping::PerChannel => "channel".to_owned(),
         Grouping::Group(size) => format!("g{size}"),
     };
-    format!("nested_r{width}_{mode}_{group}_{}{}", element.name(), epilogue::suffix(epilogue))
+    format!("nested_r{width}_{mode}_{group}")
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mqc_cuda::{Emitted, Target};
+use mqc_cuda::Target;
 use mqc_cuda_standin::nvrtc;
 
 /// What the compiler made of a kernel.
@@ -21,21 +21,21 @@ pub struct Compiled {
     pub instructions: u32,
 }
 
-/// Compiles kernels for targets, in a folder of this name. Whatever fails fails the test.
-pub fn compile(folder: &str, kernels: &[Emitted], targets: &[Target]) -> Vec<Compiled> {
+/// Compiles kernels, names and texts, for targets, in a folder of this name. Whatever fails fails the test.
+pub fn compile(folder: &str, kernels: &[(&str, &str)], targets: &[Target]) -> Vec<Compiled> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
-    for kernel in kernels {
-        fs::write(folder.join(&kernel.name).with_extension("cu"), &kernel.text).unwrap();
+    for (name, text) in kernels {
+        fs::write(folder.join(name).with_extension("cu"), text).unwrap();
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nvrtc/compile.py");
     let targets: Vec<String> = targets.iter().map(Target::to_string).collect();
     let python = nvrtc::python(Path::new(env!("CARGO_TARGET_TMPDIR")));
     let lines = nvrtc::succeed(Command::new(python).arg(script).arg(&folder).args(&targets));
     let compiled: Vec<Compiled> = lines.lines().map(read).collect();
-    for kernel in kernels {
-        assert!(compiled.iter().any(|c| c.name == kernel.name), "{} was not compiled", kernel.name);
+    for (name, _) in kernels {
+        assert!(compiled.iter().any(|c| c.name == *name), "{name} was not compiled");
     }
     compiled
 }

@@ -20,6 +20,8 @@ pub(super) enum Planned {
     Kernel { number: usize, kernel: Kernel, task: Option<usize> },
     /// See [`Product`].
     Nested(Product),
+    /// See [`Rows`].
+    Rows(Rows),
     /// Work of the host.
     Host(Box<Task>),
 }
@@ -34,6 +36,17 @@ pub(super) struct Product {
     /// What the epilogue reads, in its order.
     pub parts: Vec<Root>,
     pub y: Root,
+}
+
+/// Rows of a nested weight as floats.
+#[derive(Clone, Debug)]
+pub(super) struct Rows {
+    pub layer: String,
+    /// The rows and how many; all where there are none.
+    pub picked: Option<(Root, usize)>,
+    pub y: Root,
+    /// The step of the net.
+    pub task: usize,
 }
 
 /// All that a program needs besides the values of its constants.
@@ -74,7 +87,6 @@ pub(super) fn plan(
 fn is_host(net: &Net, task: &Task) -> bool {
     match &task.work {
         Work::Plain(args) => window::emit(net, task, args).is_none(),
-        Work::Nested { kind: Nested::Gather { .. } | Nested::Whole { .. }, .. } => true,
         Work::Map { .. }
         | Work::Fold { .. }
         | Work::Product(_)
@@ -82,7 +94,7 @@ fn is_host(net: &Net, task: &Task) -> bool {
         | Work::AddRows { .. }
         | Work::Concat { .. }
         | Work::Copy(_)
-        | Work::Nested { kind: Nested::MatMul { .. }, .. } => false,
+        | Work::Nested { .. } => false,
     }
 }
 
@@ -186,10 +198,15 @@ impl Plan {
                 }));
                 return Ok(());
             }
+            Work::Nested { kind: Nested::Gather { layer } | Nested::Whole { layer }, data, parts: _ } => {
+                let picked = data.as_ref().map(|view| (view.root, view.len()));
+                self.steps.push(Planned::Rows(Rows { layer: layer.clone(), picked, y: to, task: task.step }));
+                return Ok(());
+            }
             Work::Plain(args) => window::emit(net, task, args).ok_or("a step has no kernel of its own")?,
-            Work::Nested { kind: Nested::Gather { .. } | Nested::Whole { .. }, .. }
-            | Work::Map { .. }
-            | Work::Fold { .. } => return Err("a step has no kernel of its own".to_owned()),
+            Work::Map { .. } | Work::Fold { .. } => {
+                return Err("a step has no kernel of its own".to_owned());
+            }
         };
         self.kernel(kernel, Some(task.step))
     }

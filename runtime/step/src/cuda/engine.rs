@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use mqc_cuda::device::{Buffer, Cache, Compiler, Device, Operands, Weights, Workspace};
-use mqc_cuda::{Element, Epilogue, Kernel, Tokens, emit};
+use mqc_cuda::device::{Buffer, Cache, Compiler, Device, Operands, RowsProgram, Weights, Workspace};
+use mqc_cuda::{Element, Epilogue, Form, Kernel, Tokens, emit, emit_rows};
 use mqc_ir::quant::Width;
 use mqc_kernels::nested::NestedWeight;
 
 use super::DeviceProgramError as Error;
-use super::build::Product;
+use super::build::{Product, Rows};
 
 /// An open device with the weights of a model.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ pub struct Engine {
     weights: Weights,
     numbers: BTreeMap<String, usize>,
     products: Vec<(Kernel, mqc_cuda::device::Program)>,
+    rows: Vec<RowsProgram>,
     workspace: Workspace,
     notes: Vec<String>,
 }
@@ -47,6 +48,7 @@ impl Engine {
             cache: Cache::of_user(),
             numbers: BTreeMap::new(),
             products: vec![],
+            rows: vec![],
             workspace: Workspace::default(),
             notes: vec![],
         };
@@ -125,12 +127,53 @@ impl Engine {
         program.launch(&self.device, weight, &operands, product.tokens, y, &mut self.workspace).map_err(fail)
     }
 
+    /// Uploads the planes that a width reads of a layer, and makes the kernel that reads its rows.
+    pub(super) fn prepare_rows(&mut self, layer: &str, width: Width) -> Result<(), Error> {
+        let fail = Error::layer(layer);
+        let number = self.number(layer)?;
+        let form = self.form(number, width);
+        self.weights.load(number, width).map_err(fail)?;
+        if let Some(form) = form
+            && !self.rows.iter().any(|program| program.emitted().form == form)
+        {
+            let compiled = RowsProgram::compile(&self.device, emit_rows(form), &self.compiler, &self.cache);
+            self.rows.push(compiled.map_err(fail)?);
+        }
+        Ok(())
+    }
+
+    /// Puts rows of a weight onto the stream. The word at `fault` becomes 1 where an index is out of range.
+    pub(super) fn rows(
+        &mut self,
+        rows: &Rows,
+        width: Width,
+        indices: Option<&Buffer>,
+        y: &mut Buffer,
+        fault: u64,
+    ) -> Result<(), Error> {
+        let fail = Error::layer(&rows.layer);
+        let number = self.number(&rows.layer)?;
+        let form = self.form(number, width);
+        let program = self.rows.iter().find(|program| Some(program.emitted().form) == form);
+        let (Some(program), Some(weight)) = (program, self.weights.get(number)) else {
+            return Err(Error::NoWidth { layer: rows.layer.clone() });
+        };
+        let count = rows.picked.map_or(weight.source().rows(), |(_, count)| count);
+        // SAFETY: the word is that of the program's own step, which lives as long as the program.
+        unsafe { program.launch(&self.device, weight, indices, count, y, fault) }.map_err(fail)
+    }
+
     pub(super) fn state(&self) -> State {
         State { held: self.weights.held(), workspace: self.workspace.lengths() }
     }
 
     fn number(&self, layer: &str) -> Result<usize, Error> {
         self.numbers.get(layer).copied().ok_or_else(|| Error::NoWidth { layer: layer.to_owned() })
+    }
+
+    fn form(&self, number: usize, width: Width) -> Option<Form> {
+        let source = self.weights.get(number)?.source();
+        Some(Form { width, mode: source.mode(), grouping: source.grouping() })
     }
 
     fn kernel(&self, number: usize, product: &Product, width: Width) -> Option<Kernel> {

@@ -8,13 +8,13 @@ use mqc_cuda::device::{Buffer, Device, DeviceError, Graph as Recorded, Module};
 use mqc_ir::Graph;
 use mqc_ir::quant::Width;
 
-use super::build::{self, Planned, Product};
+use super::build::{self, Planned, Product, Rows};
 use super::engine::State;
 use super::kernel::Slot;
 use super::{DeviceProgramError as Error, Engine, host};
 use crate::array::Data;
 use crate::graph::{Net, op_name};
-use crate::lower::task::{Source, Task, Work};
+use crate::lower::task::{Source, Task};
 use crate::lower::{self, Lowered};
 use crate::view::Root;
 use crate::{Array, Kind, Port, Setup};
@@ -52,6 +52,7 @@ struct Key {
 enum Step {
     Kernel { number: usize, launch: Launch, addresses: Vec<u64> },
     Nested(Product),
+    Rows(Rows),
     Host(Box<Task>),
 }
 
@@ -111,13 +112,17 @@ impl Program {
                     Step::Kernel { number, launch: kernel.launch, addresses }
                 }
                 Planned::Nested(product) => Step::Nested(product),
+                Planned::Rows(rows) => {
+                    faultable.extend(rows.picked.map(|_| rows.task));
+                    Step::Rows(rows)
+                }
                 Planned::Host(task) => Step::Host(task),
             });
         }
         let before = plan.before;
         let host = steps.iter().filter_map(|step| match step {
             Step::Host(task) => Some(task.reads()),
-            Step::Kernel { .. } | Step::Nested(_) => None,
+            Step::Kernel { .. } | Step::Nested(_) | Step::Rows(_) => None,
         });
         // What the device computes is read from there.
         let carried: Vec<Root> = setup.carried.iter().map(|(input, _)| lowered.inputs[*input]).collect();
@@ -291,19 +296,17 @@ impl Program {
         for step in &self.steps {
             let (layer, product) = match step {
                 Step::Nested(product) => (product.layer.as_str(), Some(product)),
-                Step::Host(task) => match &task.work {
-                    Work::Nested { kind, .. } => (kind.layer(), None),
-                    _ => continue,
-                },
-                Step::Kernel { .. } => continue,
+                Step::Rows(rows) => (rows.layer.as_str(), None),
+                Step::Kernel { .. } | Step::Host(_) => continue,
             };
             let width = *widths.get(layer).ok_or_else(|| Error::NoWidth { layer: layer.to_owned() })?;
             let most = engine.weight(layer).map(|weight| weight.max_width());
             if let Some(most) = most.filter(|most| width > *most) {
                 return Err(Error::WidthNotStored { layer: layer.to_owned(), width, most });
             }
-            if let Some(product) = product {
-                engine.prepare(product, width)?;
+            match product {
+                Some(product) => engine.prepare(product, width)?,
+                None => engine.prepare_rows(layer, width)?,
             }
             used.push(width);
         }
@@ -333,17 +336,24 @@ impl Program {
                 self.memory.buffers[to] = Some(written);
                 done
             }
+            Step::Rows(rows) => {
+                let layer = &rows.layer;
+                let width = *widths.get(layer).ok_or_else(|| Error::NoWidth { layer: layer.clone() })?;
+                let Some(to) = self.memory.places[rows.y] else { return Ok(()) };
+                let Some(mut written) = self.memory.buffers[to].take() else { return Ok(()) };
+                let indices = rows.picked.and_then(|(root, _)| self.memory.buffer(root));
+                let fault = self.memory.address(&self.device, Slot::Fault(rows.task));
+                let done = engine.rows(rows, width, indices, &mut written, fault);
+                self.memory.buffers[to] = Some(written);
+                done
+            }
             Step::Host(task) => {
                 let read = task.reads().into_iter().map(|root| match self.on_host.get(&root) {
                     Some(data) => Ok(data.clone()),
                     None => self.memory.read(&self.device, root),
                 });
                 let read = read.collect::<Result<Vec<_>, DeviceError>>()?;
-                let width = match &task.work {
-                    Work::Nested { kind, .. } => widths.get(kind.layer()).copied(),
-                    _ => None,
-                };
-                let written = host::compute(&self.net, task, &read, engine, width);
+                let written = host::compute(&self.net, task, &read);
                 let written = written.map_err(|message| self.net.steps[task.step].error(message))?;
                 for (root, data) in task.outputs.iter().zip(written) {
                     self.memory.write(&self.device, *root, &data)?;

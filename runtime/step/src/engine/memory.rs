@@ -99,6 +99,17 @@ pub(crate) fn plan<T>(lowered: &Lowered<T>, kernels: &mut [Kernel], carried: &[(
             sizes.push((lowered.places[root].kind, lowered.places[root].len));
         }
     }
+    // What becomes an input that nothing reads any more is written there at once.
+    for (input, output) in carried {
+        let (to, from) = (lowered.inputs[*input], lowered.outputs[*output]);
+        let (old, new) = (&lowered.places[to], &lowered.places[from]);
+        let done = lives[from].is_some_and(|new| lives[to].is_none_or(|old| old.to < new.from));
+        let own = !fixed[from] && same[from] == from && buffers[from].is_none();
+        let free = (0..count).all(|root| root == to || buffers[root] != buffers[to]);
+        if done && own && free && (old.kind, old.len) == (new.kind, new.len) {
+            buffers[from] = buffers[to];
+        }
+    }
     // The others, the largest first, each in the first buffer of its kind that is free as long as it lives.
     let mut whole = lives.clone();
     for root in 0..count {
@@ -110,7 +121,7 @@ pub(crate) fn plan<T>(lowered: &Lowered<T>, kernels: &mut [Kernel], carried: &[(
         }
     }
     let mut rest: Vec<(usize, Life, Root)> = (0..count)
-        .filter(|root| same[*root] == *root && !fixed[*root])
+        .filter(|root| same[*root] == *root && buffers[*root].is_none())
         .filter_map(|root| Some((lowered.places[root].len, whole[root]?, root)))
         .collect();
     rest.sort_by_key(|(len, life, root)| (std::cmp::Reverse(*len), life.from, *root));
@@ -168,5 +179,39 @@ fn write_directly(fused: &mut Fused) {
             fused.instructions[made].into = Some(index);
             store.written = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mqc_ir::graph::Output;
+    use mqc_ir::{DType, Dim, Graph, Op, Tensor, Type};
+
+    use super::plan;
+    use crate::graph::Net;
+    use crate::{Setup, fuse, lower};
+
+    /// Keys of the past and one more, of which the last four are those of the next run.
+    #[test]
+    fn what_is_carried_is_written_where_it_is_read() {
+        let mut graph = Graph::new("past");
+        let shape = |n| Type::tensor(DType::F32, vec![Dim::Size(2), Dim::Size(n)]);
+        let (past, x) = (graph.add_input("past", shape(4)), graph.add_input("x", shape(1)));
+        let all = graph.apply(Op::Concat { axis: 1 }, "all", &[past, x]).unwrap();
+        let mut operands = vec![all];
+        for bound in [1, 5, 1] {
+            let bound = Op::Constant(Tensor::i64_vector(&[bound]));
+            operands.push(graph.apply(bound, "bound", &[]).unwrap());
+        }
+        let kept = graph.apply(Op::Slice, "kept", &operands).unwrap();
+        let output = |value, name: &str| Output { value, name: name.to_owned(), declared: Type::Unknown };
+        graph.set_outputs(vec![output(kept, "kept"), output(all, "all")]);
+        let setup = Setup { threads: 1, carried: vec![(0, 0)] };
+        let net = Net::new(&graph, &setup).unwrap();
+        let lowered = lower::lower::<f32>(&net, &setup).unwrap();
+        let mut kernels = fuse::schedule(&lowered);
+        let memory = plan(&lowered, &mut kernels, &setup.carried);
+        assert_eq!(memory.buffers[lowered.outputs[0]], memory.buffers[lowered.inputs[0]]);
+        assert_ne!(memory.buffers[lowered.outputs[1]], memory.buffers[lowered.inputs[0]]);
     }
 }

@@ -1,13 +1,6 @@
 // Serves every description, without tensor cores: a warp has one row and four tokens, a lane one word of each plane.
 constexpr int SIDE = 4;
 
-DEVICE float level_of(u32 code) {
-    // The code's leading bits, cut as the definition says.
-    u32 slice = (code + HALF_STEP) / STEP_CODES * STEP_CODES;
-    if (slice > TOP_SLICE) slice = TOP_SLICE;
-    return (float)slice + MIDDLE;
-}
-
 KERNEL(NAME, 256, 2) {
     const int lane = threadIdx.x % 32, row = blockIdx.x * 8 + threadIdx.x / 32, token = blockIdx.y * SIDE;
     if (row >= a.rows) return;
