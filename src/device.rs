@@ -83,6 +83,11 @@ impl DeviceSession {
         self.lock().engine.device().name().to_owned()
     }
 
+    /// Whether cuBLAS multiplies floats there.
+    pub fn has_blas(&self) -> bool {
+        self.lock().engine.has_blas()
+    }
+
     /// Layers that no fast kernel serves, with the reason.
     pub fn notes(&self) -> Vec<String> {
         self.lock().engine.notes().to_vec()

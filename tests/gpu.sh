@@ -152,6 +152,8 @@ part_profile() { each_model profile; }
 profile() {
     artifact "$1" "$2"
     "$mqc" bench "$work/$1.mqc" --bits 8,4,2 --rounds "${ROUNDS:-10}" --device cuda -q "${@:3}" || fail "$1: mqc bench --device cuda"
+    say "without cuBLAS:"
+    MQC_CUBLAS=off "$mqc" bench "$work/$1.mqc" --bits 4 --rounds "${ROUNDS:-10}" --device cuda -q "${@:3}" || fail "$1: mqc bench"
 }
 
 # Losses of a few steps, in float and in two stages. Codes are rounded: what differs in the last place before differs by a step of
@@ -159,6 +161,7 @@ profile() {
 part_train() {
     "$decoder" --layers 1 --width 32 --heads 2 --vocabulary 256 --context 32 -o "$work/bytes.onnx"
     train float 1e-3 onnx --method float
+    MQC_CUBLAS=off train own 1e-3 onnx --method float
     train nested 2e-2 mqc --bits 8,4,2 --stages "2;8,4"
 }
 train() {

@@ -168,7 +168,8 @@ impl Args {
         for note in loaded.device().map(DeviceSession::notes).unwrap_or_default() {
             ui.say(note);
         }
-        ui.say(format_args!("on {device}, inputs and outputs copied in every run"));
+        let blas = if loaded.device().is_some_and(DeviceSession::has_blas) { " with cuBLAS" } else { "" };
+        ui.say(format_args!("on {device}{blas}, inputs and outputs copied in every run"));
         if let Some(path) = &self.json {
             let text = serde_json::to_string_pretty(&cases)? + "\n";
             std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;

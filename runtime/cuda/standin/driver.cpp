@@ -41,6 +41,10 @@ typedef std::vector<std::function<void()>> Recorded;
 static Recorded* recording;
 
 extern "C" {
+// For the stand-ins of other libraries.
+bool standin_inside(Address at, size_t bytes) { return inside(at, bytes); }
+void standin_put(const std::function<void()>* work) { recording ? recording->push_back(*work) : (*work)(); }
+
 Result cuInit(unsigned) { return setting("FAKE_INIT", OK); }
 Result cuDriverGetVersion(int* version) { return *version = setting("FAKE_VERSION", 13000), OK; }
 Result cuDeviceGetCount(int* count) { return *count = setting("FAKE_DEVICES", 1), OK; }

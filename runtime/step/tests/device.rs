@@ -26,6 +26,14 @@ fn with_device(test: &str, body: impl FnOnce()) {
     mqc_cuda_standin::with_device(Path::new(env!("CARGO_TARGET_TMPDIR")), test, &[], body);
 }
 
+fn with_blas(test: &str, body: impl FnOnce()) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    mqc_cuda_standin::with_device(folder, test, &[("MQC_CUBLAS", "on")], || {
+        assert!(Engine::open(BTreeMap::new()).unwrap().has_blas());
+        body();
+    });
+}
+
 fn wide(array: &Array<f32>) -> Array<f64> {
     let values = array.as_real().unwrap().iter().map(|v| f64::from(*v)).collect();
     Array::real(array.shape().to_vec(), values).unwrap()
@@ -58,25 +66,78 @@ fn plain(graph: &Graph, setup: &Setup, inputs: &[Array<f64>], times: usize) -> V
 }
 
 /// Random graphs: run once, again, and recorded.
+fn random_graphs(cases: u32) {
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let ran = runner.run(&graphs(), |(rows, cols, nodes, wanted)| {
+        let mut random = Random::new(rows, cols);
+        let smooth = |kind: u8| !matches!(kind % KINDS, 2 | 12 | 13 | 24 | 26);
+        nodes.iter().filter(|n| smooth(n.0)).for_each(|(kind, a, b)| random.grow(*kind, *a, *b));
+        random.finish(&wanted);
+        let setup = Setup::default();
+        let inputs: Vec<_> = random.inputs.iter().enumerate().map(|(i, shape)| data(shape, i)).collect();
+        let exact = plain(&random.graph, &setup, &inputs, 1);
+        prop_assume!(exact.iter().all(|a| a.as_real().unwrap().iter().all(|v| v.abs() < 1e3)));
+        let inputs: Vec<_> = random.inputs.iter().enumerate().map(|(i, shape)| data(shape, i)).collect();
+        close(&on_device(&random.graph, &setup, &inputs, 3), &exact, 2e-3)
+    });
+    ran.unwrap();
+}
+
 #[test]
 fn passes_products_and_reductions() {
-    with_device("passes_products_and_reductions", || {
-        let config = Config { cases: 30, failure_persistence: None, ..Config::default() };
-        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
-        let mut runner = TestRunner::new_with_rng(config, rng);
-        let ran = runner.run(&graphs(), |(rows, cols, nodes, wanted)| {
-            let mut random = Random::new(rows, cols);
-            let smooth = |kind: u8| !matches!(kind % KINDS, 2 | 12 | 13 | 24 | 26);
-            nodes.iter().filter(|n| smooth(n.0)).for_each(|(kind, a, b)| random.grow(*kind, *a, *b));
-            random.finish(&wanted);
-            let setup = Setup::default();
-            let inputs: Vec<_> = random.inputs.iter().enumerate().map(|(i, shape)| data(shape, i)).collect();
-            let exact = plain(&random.graph, &setup, &inputs, 1);
-            prop_assume!(exact.iter().all(|a| a.as_real().unwrap().iter().all(|v| v.abs() < 1e3)));
-            let inputs: Vec<_> = random.inputs.iter().enumerate().map(|(i, shape)| data(shape, i)).collect();
-            close(&on_device(&random.graph, &setup, &inputs, 3), &exact, 2e-3)
-        });
-        ran.unwrap();
+    with_device("passes_products_and_reductions", || random_graphs(30));
+}
+
+#[test]
+fn products_by_cublas() {
+    with_blas("products_by_cublas", || {
+        random_graphs(20);
+        carry_state();
+        for seed in 0..3 {
+            batched_products(seed);
+        }
+    });
+}
+
+/// Batches of plain, transposed, repeated and shared factors.
+fn batched_products(seed: usize) {
+    let mut graph = Graph::new("products");
+    let shapes: [&[usize]; 5] =
+        [&[2, 3, 20, 13], &[2, 3, 13, 18], &[2, 3, 18, 13], &[13, 18], &[2, 1, 13, 18]];
+    let inputs: Vec<Value> = shapes
+        .iter()
+        .enumerate()
+        .map(|(i, shape)| graph.add_input(format!("x{i}"), Type::tensor(DType::F32, dims(shape))))
+        .collect();
+    let turned = Op::Transpose { perm: Some(vec![0, 1, 3, 2]) };
+    let turned = graph.apply(turned, "turned", &[inputs[2]]).unwrap();
+    // Heads between rows, as attention has them.
+    let mixed = Op::Transpose { perm: Some(vec![0, 2, 1, 3]) };
+    let mixed = graph.apply(mixed, "mixed", &[inputs[0]]).unwrap();
+    let last = graph.apply(Op::Transpose { perm: Some(vec![0, 1, 3, 2]) }, "last", &[inputs[0]]).unwrap();
+    let mut results = vec![];
+    for (a, b) in [(0, inputs[1]), (0, turned), (0, inputs[3]), (0, inputs[4])] {
+        results.push(graph.apply(Op::MatMul, "product", &[inputs[a], b]).unwrap());
+    }
+    results.push(graph.apply(Op::MatMul, "of_mixed", &[mixed, inputs[3]]).unwrap());
+    results.push(graph.apply(Op::MatMul, "square", &[last, inputs[0]]).unwrap());
+    outputs(&mut graph, &results);
+    let of = |i: usize, shape: &[usize]| data::<f32>(shape, i + seed);
+    let inputs: Vec<_> = shapes.iter().enumerate().map(|(i, shape)| of(i, shape)).collect();
+    let exact: Vec<_> = inputs.iter().map(wide).collect();
+    let exact = plain(&graph, &Setup::default(), &exact, 1);
+    close(&on_device(&graph, &Setup::default(), &inputs, 3), &exact, 1e-4).unwrap();
+}
+
+#[test]
+fn a_cublas_that_does_not_open() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let settings = [("MQC_CUBLAS", "on"), ("FAKE_CUBLAS_BROKEN", "1")];
+    mqc_cuda_standin::with_device(folder, "a_cublas_that_does_not_open", &settings, || {
+        let error = Engine::open(BTreeMap::new()).unwrap_err().to_string();
+        assert!(error.contains("cuBLAS fails to open") && error.contains("MQC_CUBLAS=off"), "{error}");
     });
 }
 
@@ -137,18 +198,18 @@ fn step() -> (Graph, Setup) {
 
 #[test]
 fn state_is_carried() {
-    with_device("state_is_carried", || {
-        let (graph, setup) = step();
-        let ids: Vec<i64> =
-            (0..130).map(|i| (i * 37) % 141 - 70).map(|i| if i == 70 { 0 } else { i }).collect();
-        let ids64 = Array::int(vec![130], ids.clone()).unwrap();
-        let exact =
-            plain(&graph, &setup, &[data(&[70, 24], 0), data(&[24, 300], 1), data(&[300], 2), ids64], 4);
-        let ids = Array::int(vec![130], ids).unwrap();
-        let found =
-            on_device(&graph, &setup, &[data(&[70, 24], 0), data(&[24, 300], 1), data(&[300], 2), ids], 4);
-        close(&found, &exact, 1e-4).unwrap();
-    });
+    with_device("state_is_carried", carry_state);
+}
+
+fn carry_state() {
+    let (graph, setup) = step();
+    let ids: Vec<i64> = (0..130).map(|i| (i * 37) % 141 - 70).map(|i| if i == 70 { 0 } else { i }).collect();
+    let ids64 = Array::int(vec![130], ids.clone()).unwrap();
+    let exact = plain(&graph, &setup, &[data(&[70, 24], 0), data(&[24, 300], 1), data(&[300], 2), ids64], 4);
+    let ids = Array::int(vec![130], ids).unwrap();
+    let found =
+        on_device(&graph, &setup, &[data(&[70, 24], 0), data(&[24, 300], 1), data(&[300], 2), ids], 4);
+    close(&found, &exact, 1e-4).unwrap();
 }
 
 /// NVIDIA's compiler takes the text of a program, for both architectures.
@@ -345,7 +406,7 @@ fn rows_of_tables() {
             let mut engine = Engine::open(cuda::bind(&mut graph, weight_of, |_| None).unwrap()).unwrap();
             let mut program = cuda::Program::compile(&graph, &Setup::default(), &engine).unwrap();
             assert_eq!(program.counts(), (1, 0));
-            let mut give = |program: &mut cuda::Program, ids: [i64; 6]| {
+            let give = |program: &mut cuda::Program, ids: [i64; 6]| {
                 program.set(0, &Array::int(vec![2, 3], ids.to_vec()).unwrap()).unwrap();
             };
             for bits in 1..=8 {

@@ -106,6 +106,14 @@ pub enum DeviceError {
         /// Its answer.
         message: String,
     },
+    /// cuBLAS refuses something.
+    #[error("cuBLAS fails to {what}: {message}; MQC_CUBLAS=off does without it")]
+    Blas {
+        /// What was asked of it.
+        what: &'static str,
+        /// Its answer.
+        message: String,
+    },
     /// A launch whose data do not have the sizes that it needs.
     #[error(transparent)]
     Launch(#[from] CudaError),

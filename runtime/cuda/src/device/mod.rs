@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code, reason = "the driver and the compiler are C libraries")]
 
+mod blas;
 mod cache;
 mod error;
 mod graph;
@@ -16,6 +17,7 @@ mod rows;
 
 use std::sync::Arc;
 
+pub use blas::{Blas, Gemm, Side};
 pub use cache::Cache;
 use cudarc::driver::sys::{CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits, result, sys};

@@ -1,5 +1,5 @@
 //! For tests: a CUDA device that is not there. Kernels are compiled by the C++ compiler against `shim`, `driver.cpp` stands in
-//! for libcuda and `nvrtc.cpp` for the run-time compiler.
+//! for libcuda, `nvrtc.cpp` for the run-time compiler and `blas.cpp` for cuBLAS, which is off unless a test sets `MQC_CUBLAS`.
 
 pub mod nvrtc;
 
@@ -41,7 +41,9 @@ pub fn environment(folder: &Path) -> Vec<(&'static str, PathBuf)> {
     fs::create_dir_all(&folder).expect("the folder for temporary files can be written");
     let lock = File::create(folder.join("lock")).and_then(|file| file.lock().map(|()| file));
     let _lock = lock.expect("a file can be locked");
-    let [_, compiler] = [("driver.cpp", "libcuda.so"), ("nvrtc.cpp", "libnvrtc.so.13")].map(|(from, to)| {
+    let libraries =
+        [("driver.cpp", "libcuda.so"), ("nvrtc.cpp", "libnvrtc.so.13"), ("blas.cpp", "libcublas.so")];
+    let [_, compiler, _] = libraries.map(|(from, to)| {
         let (from, to) = (own(from), folder.join(to));
         let age = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
         if sources().iter().any(|source| age(&to) < age(source)) {
@@ -55,6 +57,7 @@ pub fn environment(folder: &Path) -> Vec<(&'static str, PathBuf)> {
     vec![
         ("LD_LIBRARY_PATH", folder.clone()),
         ("MQC_NVRTC", compiler),
+        ("MQC_CUBLAS", "off".into()),
         ("STANDIN_SHIM", own("shim")),
         ("STANDIN_FOLDER", folder.clone()),
         ("XDG_CACHE_HOME", folder.join("cache")),
@@ -80,6 +83,6 @@ fn own(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-fn sources() -> [PathBuf; 5] {
-    ["driver.cpp", "nvrtc.cpp", "shim/cuda.h", "shim/fibers.h", "shim/runner.h"].map(own)
+fn sources() -> [PathBuf; 6] {
+    ["driver.cpp", "nvrtc.cpp", "blas.cpp", "shim/cuda.h", "shim/fibers.h", "shim/runner.h"].map(own)
 }

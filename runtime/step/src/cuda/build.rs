@@ -1,5 +1,6 @@
 //! From lowered tasks to steps on a device: kernels with their memory, in the order of execution.
 
+use super::blas::{self, Blas};
 use super::kernel::{Kernel, Slot, Text};
 use super::{pass, single, window};
 use crate::engine::memory::{self, Memory};
@@ -18,6 +19,8 @@ const TURNS: [Slot; 2] = [Slot::Workspace(0), Slot::Workspace(1)];
 pub(super) enum Planned {
     /// A kernel by its number in the text.
     Kernel { number: usize, kernel: Kernel, task: Option<usize> },
+    /// See [`Blas`].
+    Blas(Blas),
     /// See [`Product`].
     Nested(Product),
     /// See [`Rows`].
@@ -61,11 +64,13 @@ pub(super) struct Plan {
     pub tables: Vec<Vec<u64>>,
 }
 
-/// Schedules and emits. Errors: a kernel with more buffers than its arguments can name.
+/// Schedules and emits; `with_blas` leaves products of floats to cuBLAS where it can. Errors: a kernel with more buffers than
+/// its arguments can name.
 pub(super) fn plan(
     net: &Net,
     lowered: &Lowered<f32>,
     carried: &[(usize, usize)],
+    with_blas: bool,
 ) -> Result<(Plan, Memory), String> {
     let mut kernels = fuse::schedule(lowered);
     let before = host_first(net, lowered, &mut kernels);
@@ -77,7 +82,7 @@ pub(super) fn plan(
             fuse::Kernel::Single(task) if index < before || is_host(net, task) => {
                 plan.steps.push(Planned::Host(task.clone()));
             }
-            fuse::Kernel::Single(task) => plan.single(net, lowered, task)?,
+            fuse::Kernel::Single(task) => plan.single(net, lowered, task, with_blas)?,
         }
     }
     Ok((plan, memory))
@@ -170,10 +175,20 @@ impl Plan {
         Ok(())
     }
 
-    fn single(&mut self, net: &Net, lowered: &Lowered<f32>, task: &Task) -> Result<(), String> {
+    fn single(
+        &mut self,
+        net: &Net,
+        lowered: &Lowered<f32>,
+        task: &Task,
+        with_blas: bool,
+    ) -> Result<(), String> {
         let to = task.outputs.first().copied().unwrap_or_default();
         let fault = Slot::Fault(task.step);
         let kernel = match &task.work {
+            Work::Product(product) if with_blas && let Some(call) = blas::call(product, to) => {
+                self.steps.push(Planned::Blas(call));
+                return Ok(());
+            }
             Work::Product(product) => single::product(product, to, |table| self.table(table)),
             Work::Gather { table, rows, inner, indices } => {
                 single::gather((table, *rows, *inner), indices, to, fault)

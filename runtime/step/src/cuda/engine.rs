@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use mqc_cuda::device::{Buffer, Cache, Compiler, Device, Operands, RowsProgram, Weights, Workspace};
+use mqc_cuda::device::{
+    Blas, Buffer, Cache, Compiler, Device, Gemm, Operands, RowsProgram, Weights, Workspace,
+};
 use mqc_cuda::{Element, Epilogue, Form, Kernel, Tokens, emit, emit_rows};
 use mqc_ir::quant::Width;
 use mqc_kernels::nested::NestedWeight;
@@ -18,6 +20,7 @@ pub struct Engine {
     pub(super) device: Arc<Device>,
     pub(super) compiler: Compiler,
     pub(super) cache: Cache,
+    blas: Option<Blas>,
     weights: Weights,
     numbers: BTreeMap<String, usize>,
     products: Vec<(Kernel, mqc_cuda::device::Program)>,
@@ -37,12 +40,13 @@ impl Engine {
     /// Opens the first device and uploads scales and zeros of the weights. Planes follow when a width reads them.
     ///
     /// # Errors
-    /// No device, driver or compiler, each with its reason; no room.
+    /// No device, driver or compiler, each with its reason; a cuBLAS that does not open; no room.
     pub fn open(weights: BTreeMap<String, NestedWeight>) -> Result<Engine, Error> {
         let device = Arc::new(Device::open(0)?);
         let compiler = Compiler::find()?;
         let mut engine = Engine {
             weights: Weights::new(device.clone()),
+            blas: Blas::open(&device)?,
             device,
             compiler,
             cache: Cache::of_user(),
@@ -83,6 +87,26 @@ impl Engine {
     /// A weight as it is on the host.
     pub fn weight(&self, layer: &str) -> Option<&NestedWeight> {
         Some(self.weights.get(*self.numbers.get(layer)?)?.source())
+    }
+
+    /// Whether cuBLAS multiplies floats.
+    pub fn has_blas(&self) -> bool {
+        self.blas.is_some()
+    }
+
+    /// Puts a product of floats onto the stream.
+    ///
+    /// # Safety
+    /// As [`Blas::launch`].
+    pub(super) unsafe fn multiply(&mut self, gemm: &Gemm, addresses: [u64; 3]) -> Result<(), Error> {
+        match &mut self.blas {
+            // SAFETY: the caller's.
+            Some(blas) => Ok(unsafe { blas.launch(gemm, addresses) }?),
+            None => {
+                Err(crate::Error::Setup("the program was compiled for an engine with cuBLAS".to_owned())
+                    .into())
+            }
+        }
     }
 
     /// Uploads the planes that a width reads of a layer, and makes the kernel of a product.

@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code, reason = "kernels are launched")]
 
+mod blas;
 mod build;
 mod engine;
 mod error;

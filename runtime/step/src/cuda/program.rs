@@ -8,6 +8,7 @@ use mqc_cuda::device::{Buffer, Device, DeviceError, Graph as Recorded, Module};
 use mqc_ir::Graph;
 use mqc_ir::quant::Width;
 
+use super::blas::Blas;
 use super::build::{self, Planned, Product, Rows};
 use super::engine::State;
 use super::kernel::Slot;
@@ -51,6 +52,7 @@ struct Key {
 
 enum Step {
     Kernel { number: usize, launch: Launch, addresses: Vec<u64> },
+    Blas(Blas),
     Nested(Product),
     Rows(Rows),
     Host(Box<Task>),
@@ -82,7 +84,7 @@ impl std::fmt::Debug for Program {
 pub fn text(graph: &Graph, setup: &Setup) -> Result<String, crate::Error> {
     let net = Net::new(graph, setup)?;
     let lowered = lower::lower::<f32>(&net, setup)?;
-    let (plan, _) = build::plan(&net, &lowered, &setup.carried).map_err(crate::Error::Setup)?;
+    let (plan, _) = build::plan(&net, &lowered, &setup.carried, false).map_err(crate::Error::Setup)?;
     Ok(plan.text.text())
 }
 
@@ -94,7 +96,7 @@ impl Program {
     pub fn compile(graph: &Graph, setup: &Setup, engine: &Engine) -> Result<Program, Error> {
         let net = Net::new(graph, setup)?;
         let lowered = lower::lower::<f32>(&net, setup)?;
-        let planned = build::plan(&net, &lowered, &setup.carried);
+        let planned = build::plan(&net, &lowered, &setup.carried, engine.has_blas());
         let (plan, buffers) = planned.map_err(crate::Error::Setup)?;
         let device = engine.device.clone();
         let kernels = plan.text.kernels();
@@ -111,6 +113,7 @@ impl Program {
                     let addresses = kernel.slots.iter().map(|slot| memory.address(&device, *slot)).collect();
                     Step::Kernel { number, launch: kernel.launch, addresses }
                 }
+                Planned::Blas(call) => Step::Blas(call),
                 Planned::Nested(product) => Step::Nested(product),
                 Planned::Rows(rows) => {
                     faultable.extend(rows.picked.map(|_| rows.task));
@@ -122,7 +125,7 @@ impl Program {
         let before = plan.before;
         let host = steps.iter().filter_map(|step| match step {
             Step::Host(task) => Some(task.reads()),
-            Step::Kernel { .. } | Step::Nested(_) | Step::Rows(_) => None,
+            Step::Kernel { .. } | Step::Blas(_) | Step::Nested(_) | Step::Rows(_) => None,
         });
         // What the device computes is read from there.
         let carried: Vec<Root> = setup.carried.iter().map(|(input, _)| lowered.inputs[*input]).collect();
@@ -297,7 +300,7 @@ impl Program {
             let (layer, product) = match step {
                 Step::Nested(product) => (product.layer.as_str(), Some(product)),
                 Step::Rows(rows) => (rows.layer.as_str(), None),
-                Step::Kernel { .. } | Step::Host(_) => continue,
+                Step::Kernel { .. } | Step::Blas(_) | Step::Host(_) => continue,
             };
             let width = *widths.get(layer).ok_or_else(|| Error::NoWidth { layer: layer.to_owned() })?;
             let most = engine.weight(layer).map(|weight| weight.max_width());
@@ -324,6 +327,15 @@ impl Program {
                 // SAFETY: addresses are of buffers of this program, as large as the values that the kernel was made for.
                 unsafe { self.module.launch(&self.device, *number, *launch, addresses) }?;
                 Ok(())
+            }
+            Step::Blas(Blas { gemm, factors, to }) => {
+                let at = |root: Root, start: usize| {
+                    self.memory.address(&self.device, Slot::Root(root)) + 4 * start as u64
+                };
+                let [(a, a_start), (b, b_start)] = *factors;
+                let addresses = [at(a, a_start), at(b, b_start), at(*to, 0)];
+                // SAFETY: the buffers are those of this program, and every element of the factors lies within theirs.
+                unsafe { engine.multiply(gemm, addresses) }
             }
             Step::Nested(product) => {
                 let layer = &product.layer;

@@ -18,7 +18,7 @@ const ROWS_CHUNK: usize = 64;
 /// The greatest second dimension of a grid.
 const GRID_Y: usize = 65_535;
 /// Products with at most so many rows are made by flat tiles.
-const FLAT: usize = 8;
+pub(super) const FLAT: usize = 8;
 
 /// Constants before a body.
 fn with(constants: &[(&str, String)], body: &str) -> String {
