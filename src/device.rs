@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
+use mqc_ir::graph::Output;
 use mqc_ir::quant::Width;
-use mqc_ir::{Attribute, Graph, Op, Tensor, Text, Value};
+use mqc_ir::{Attribute, DType, Graph, Op, Tensor, Text, Value};
 use mqc_kernels::cpu::Activation;
 use mqc_passes::mqc_fuse::recognize;
 use mqc_passes::mqc_fuse::rules::is_epilogue;
+use mqc_passes::widen_floats::widen_floats;
 use mqc_passes::{FuseSettings, Pipeline};
 use mqc_runtime::nested_node::nested_weight;
 use mqc_step::cuda::{Engine, Program, bind};
@@ -28,6 +30,8 @@ pub type Shapes = BTreeMap<String, Vec<usize>>;
 pub struct DeviceSession {
     graph: Graph,
     inputs: Vec<String>,
+    /// The types of elements of the outputs.
+    outputs: BTreeMap<String, DType>,
     /// What `fuse` does with a graph before it is compiled, if anything.
     fuse: Option<FuseSettings>,
     state: Mutex<State>,
@@ -75,7 +79,12 @@ impl DeviceSession {
         let target = state.engine.device().target();
         let settings = FuseSettings::program(&format!("cuda:{target}"))?;
         let fuse = (!unfused).then(|| FuseSettings { without: without.to_vec(), ..settings });
-        Ok(DeviceSession { graph: graph.clone(), inputs, fuse, state: Mutex::new(state) })
+        let dtype = |output: &Output| {
+            let inferred = || graph.info(output.value)?.ty.dtype();
+            Some((output.name.clone(), output.declared.dtype().or_else(inferred)?))
+        };
+        let outputs = graph.outputs().iter().filter_map(dtype).collect();
+        Ok(DeviceSession { graph: graph.clone(), inputs, outputs, fuse, state: Mutex::new(state) })
     }
 
     /// What the device is called.
@@ -109,8 +118,11 @@ impl DeviceSession {
         }
         program.run(engine, widths)?;
         let outputs: Vec<Port> = program.outputs().to_vec();
-        let tensor =
-            |(index, port): (usize, Port)| Ok((port.name, program.output(index)?.to_tensor(port.dtype)?));
+        let tensor = |(index, port): (usize, Port)| {
+            // Half precision is f32 on the device.
+            let dtype = self.outputs.get(&port.name).copied().unwrap_or(port.dtype);
+            Ok((port.name, program.output(index)?.to_tensor(dtype)?))
+        };
         outputs.into_iter().enumerate().map(tensor).collect()
     }
 
@@ -190,6 +202,7 @@ pub fn compile(
     fuse: Option<&FuseSettings>,
 ) -> Result<Program> {
     let mut graph = graph.clone();
+    widen_floats(&mut graph)?;
     fix_shapes(&mut graph, shapes)?;
     if let Some(settings) = fuse {
         let options = mqc_passes::Options::default();

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use mqc::data::read_npz;
-use mqc_ir::Tensor;
+use mqc_ir::{DType, Op, Tensor, TensorType, Type};
 
 mod common;
 
@@ -66,6 +66,75 @@ fn a_classifier_is_the_same_on_the_device() {
     assert!(cases[0]["kernels"].as_u64().unwrap() > 0 && cases[0]["resident_bytes"].as_u64().unwrap() > 0);
     let ran = on_device(folder, "bench m.mqc --rounds 1 --svg chart.svg");
     assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+}
+
+/// Writes the model of a text with half precision for f32.
+fn write_half_model(path: &Path, text: &str) {
+    let half = |ty: &Type| match ty {
+        Type::Tensor(TensorType { dtype: Some(DType::F32), shape }) => {
+            Type::Tensor(TensorType { dtype: Some(DType::F16), shape: shape.clone() })
+        }
+        other => other.clone(),
+    };
+    let narrow = |tensor: &Tensor| match tensor.dtype() {
+        DType::F32 => {
+            let values = tensor.to_f32_vec().unwrap();
+            let bytes = values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect();
+            Tensor::new(DType::F16, tensor.shape().to_vec(), bytes).unwrap()
+        }
+        _ => tensor.clone(),
+    };
+    let mut graph = mqc_ir::text::parse(text, &mqc_ir::text::NoWeights).unwrap();
+    for id in graph.ids() {
+        let node = graph.node_mut(id).unwrap();
+        node.outputs.iter_mut().for_each(|output| output.ty = half(&output.ty));
+        if let Op::Weight(tensor) = &node.op {
+            node.op = Op::Weight(narrow(tensor));
+        }
+    }
+    let mut outputs = graph.outputs().to_vec();
+    outputs.iter_mut().for_each(|output| output.declared = half(&output.declared));
+    graph.set_outputs(outputs);
+    mqc_onnx::export::write(&mqc_onnx::Model::from_graph(graph), path, &Default::default()).unwrap();
+}
+
+/// Half precision is f32 on the device; outputs are of the model's type.
+#[test]
+fn half_precision_is_widened() {
+    let folder = scratch();
+    let folder = folder.path();
+    let model = "graph @half(%x: f32[n, 24]) -> (y: f32[n, 10]) {
+  opset \"\" = 17
+  %first = weight : f32[24, 40] = random(1)
+  %bias = weight : f32[40] = random(2)
+  %second = weight : f32[40, 10] = random(3)
+  %least = weight : f32[] = 0.125
+  %a = mat_mul %x, %first
+  %b = add %a, %bias
+  %c = max %b, %least
+  %d = cast %c {to = f32}
+  %e = tanh %d
+  %f = cast %e {to = f16}
+  %y = mat_mul %f, %second
+  return %y
+}";
+    write_half_model(&folder.join("half.onnx"), model);
+    succeed(folder, "compile half.onnx --bits 8,4,2 -o m.mqc -q");
+    let line = "run m.mqc --bits 8 --bits 2 --size n=5 -q";
+    good(folder, &format!("{line} -o device.{{bits}}.npz"));
+    succeed(folder, &format!("{line} --activations f32 -o cpu.{{bits}}.npz"));
+    for bits in [8, 2] {
+        let [found, expected] =
+            ["device", "cpu"].map(|name| read_npz(&folder.join(format!("{name}.{bits}.npz"))).unwrap());
+        assert_eq!(found["y"].dtype(), DType::F16);
+        close(&found["y"], &expected["y"], 4e-3);
+    }
+    write_tokenizer(&folder.join("tokenizer.json"), common::decoder::VOCABULARY);
+    write_half_model(&folder.join("decoder.onnx"), &text(&Form { positions: Positions::Masked, ..FORM }));
+    let line = "generate decoder.onnx --tokenizer tokenizer.json --json --eos none -n 8 -q --prompt t1";
+    let (tokens, memory) = generated(&good(folder, line));
+    assert_eq!(tokens.as_array().unwrap().len(), 8);
+    assert_eq!((&tokens, memory), (&generated(&succeed(folder, line)).0, "resident".into()));
 }
 
 /// What `mqc generate --json` says of a model.

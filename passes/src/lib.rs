@@ -18,6 +18,7 @@ pub mod pipeline;
 pub mod select;
 pub mod simplify;
 pub mod walk;
+pub mod widen_floats;
 
 pub use error::Error;
 pub use fuse::FuseSettings;
