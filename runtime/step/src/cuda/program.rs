@@ -4,71 +4,49 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mqc_cuda::Launch;
-use mqc_cuda::device::{Buffer, Device, DeviceError, Graph as Recorded, Module};
+use mqc_cuda::device::{Buffer, Device, Graph as Recorded, Module};
 use mqc_ir::Graph;
-use mqc_ir::quant::Width;
 
 use super::blas::Blas;
 use super::build::{self, Planned, Product, Rows};
-use super::engine::State;
 use super::kernel::Slot;
-use super::{DeviceProgramError as Error, Engine, host};
+use super::memory::Memory;
+use super::run::Key;
+use super::{DeviceProgramError as Error, Engine};
 use crate::array::Data;
 use crate::graph::{Net, op_name};
 use crate::lower::task::{Source, Task};
 use crate::lower::{self, Lowered};
 use crate::view::Root;
-use crate::{Array, Kind, Port, Setup};
-
-/// Recorded runs that are kept: one for each choice of widths.
-const RECORDED: usize = 8;
+use crate::{Array, Port, Setup};
 
 /// A graph of known sizes, compiled for a device, with the values of its inputs and outputs there.
 pub struct Program {
-    net: Net,
-    device: Arc<Device>,
-    module: Module,
-    steps: Vec<Step>,
+    pub(super) net: Net,
+    pub(super) device: Arc<Device>,
+    pub(super) module: Module,
+    pub(super) steps: Vec<Step>,
     /// Steps of the host that come first.
-    before: usize,
-    memory: Memory,
+    pub(super) before: usize,
+    pub(super) memory: Memory,
     inputs: Vec<Root>,
     outputs: Vec<Root>,
-    given: Vec<bool>,
+    pub(super) given: Vec<bool>,
     /// What the host reads and has itself: inputs, constants, what its first steps make.
-    on_host: BTreeMap<Root, Data<f32>>,
-    copies: Vec<(Root, Root)>,
-    faultable: BTreeSet<usize>,
-    recorded: Vec<(Key, Recorded)>,
+    pub(super) on_host: BTreeMap<Root, Data<f32>>,
+    pub(super) copies: Vec<(Root, Root)>,
+    pub(super) faultable: BTreeSet<usize>,
+    pub(super) recorded: Vec<(Key, Recorded)>,
     /// What the last run that was not recorded depended on.
-    last: Option<Key>,
+    pub(super) last: Option<Key>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Key {
-    widths: Vec<Width>,
-    state: State,
-}
-
-enum Step {
+pub(super) enum Step {
     Kernel { number: usize, launch: Launch, addresses: Vec<u64> },
     Blas(Blas),
     Nested(Product),
     Rows(Rows),
     Host(Box<Task>),
-}
-
-/// Where values lie.
-struct Memory {
-    places: Vec<Option<usize>>,
-    kinds: Vec<Kind>,
-    lens: Vec<usize>,
-    /// Each is away while a product writes to it.
-    buffers: Vec<Option<Buffer>>,
-    workspaces: Vec<Buffer>,
-    tables: Vec<Buffer>,
-    /// A word for each node of the graph.
-    faults: Buffer,
 }
 
 impl std::fmt::Debug for Program {
@@ -242,170 +220,6 @@ impl Program {
         Ok(())
     }
 
-    /// Computes the outputs, each layer at its width, and moves those that are carried to their inputs.
-    ///
-    /// # Errors
-    /// An input without a value, a layer without a width or planes for it, an index out of range, no room for planes, a device
-    /// that is lost.
-    pub fn run(&mut self, engine: &mut Engine, widths: &BTreeMap<String, Width>) -> Result<(), Error> {
-        if let Some(index) = self.given.iter().position(|given| !given) {
-            let message = "has no value, expected it to be set before the run".to_owned();
-            let name = self.net.inputs[index].name.clone();
-            return Err(crate::Error::Input { index, name, message }.into());
-        }
-        let used = self.widths(engine, widths)?;
-        for step in 0..self.before {
-            self.step(step, engine, widths)?;
-        }
-        let key = Key { widths: used, state: engine.state() };
-        let has_host = self.steps[self.before..].iter().any(|step| matches!(step, Step::Host(_)));
-        if let Some((_, recorded)) = self.recorded.iter().find(|(known, _)| *known == key) {
-            recorded.replay()?;
-        } else if !has_host && self.last.as_ref() == Some(&key) && self.steps.len() > self.before {
-            let device = self.device.clone();
-            let mut failed = None;
-            let recorded = device.record(|| match self.rest(engine, widths) {
-                Err(Error::Device(error) | Error::Layer { error, .. }) => Err(*error),
-                Err(error) => {
-                    failed = Some(error);
-                    Ok(())
-                }
-                Ok(()) => Ok(()),
-            })?;
-            if let Some(error) = failed {
-                return Err(error);
-            }
-            recorded.replay()?;
-            if self.recorded.len() == RECORDED {
-                self.recorded.remove(0);
-            }
-            self.recorded.push((key, recorded));
-        } else {
-            self.rest(engine, widths)?;
-            let state = engine.state();
-            self.last = Some(Key { state, ..key });
-        }
-        self.check_faults()?;
-        self.carry()
-    }
-
-    fn rest(&mut self, engine: &mut Engine, widths: &BTreeMap<String, Width>) -> Result<(), Error> {
-        (self.before..self.steps.len()).try_for_each(|step| self.step(step, engine, widths))
-    }
-
-    /// Makes planes resident and kernels ready, and returns the widths of the layers in the order of the steps.
-    fn widths(&self, engine: &mut Engine, widths: &BTreeMap<String, Width>) -> Result<Vec<Width>, Error> {
-        let mut used = vec![];
-        for step in &self.steps {
-            let (layer, product) = match step {
-                Step::Nested(product) => (product.layer.as_str(), Some(product)),
-                Step::Rows(rows) => (rows.layer.as_str(), None),
-                Step::Kernel { .. } | Step::Blas(_) | Step::Host(_) => continue,
-            };
-            let width = *widths.get(layer).ok_or_else(|| Error::NoWidth { layer: layer.to_owned() })?;
-            let most = engine.weight(layer).map(|weight| weight.max_width());
-            if let Some(most) = most.filter(|most| width > *most) {
-                return Err(Error::WidthNotStored { layer: layer.to_owned(), width, most });
-            }
-            match product {
-                Some(product) => engine.prepare(product, width)?,
-                None => engine.prepare_rows(layer, width)?,
-            }
-            used.push(width);
-        }
-        Ok(used)
-    }
-
-    fn step(
-        &mut self,
-        index: usize,
-        engine: &mut Engine,
-        widths: &BTreeMap<String, Width>,
-    ) -> Result<(), Error> {
-        match &self.steps[index] {
-            Step::Kernel { number, launch, addresses } => {
-                // SAFETY: addresses are of buffers of this program, as large as the values that the kernel was made for.
-                unsafe { self.module.launch(&self.device, *number, *launch, addresses) }?;
-                Ok(())
-            }
-            Step::Blas(Blas { gemm, factors, to }) => {
-                let at = |root: Root, start: usize| {
-                    self.memory.address(&self.device, Slot::Root(root)) + 4 * start as u64
-                };
-                let [(a, a_start), (b, b_start)] = *factors;
-                let addresses = [at(a, a_start), at(b, b_start), at(*to, 0)];
-                // SAFETY: the buffers are those of this program, and every element of the factors lies within theirs.
-                unsafe { engine.multiply(gemm, addresses) }
-            }
-            Step::Nested(product) => {
-                let layer = &product.layer;
-                let width = *widths.get(layer).ok_or_else(|| Error::NoWidth { layer: layer.clone() })?;
-                let Some(to) = self.memory.places[product.y] else { return Ok(()) };
-                let Some(mut written) = self.memory.buffers[to].take() else { return Ok(()) };
-                let roots = std::iter::once(&product.x).chain(&product.parts);
-                let read: Vec<&Buffer> = roots.filter_map(|root| self.memory.buffer(*root)).collect();
-                let done = engine.product(product, width, &read, &mut written);
-                self.memory.buffers[to] = Some(written);
-                done
-            }
-            Step::Rows(rows) => {
-                let layer = &rows.layer;
-                let width = *widths.get(layer).ok_or_else(|| Error::NoWidth { layer: layer.clone() })?;
-                let Some(to) = self.memory.places[rows.y] else { return Ok(()) };
-                let Some(mut written) = self.memory.buffers[to].take() else { return Ok(()) };
-                let indices = rows.picked.and_then(|(root, _)| self.memory.buffer(root));
-                let fault = self.memory.address(&self.device, Slot::Fault(rows.task));
-                let done = engine.rows(rows, width, indices, &mut written, fault);
-                self.memory.buffers[to] = Some(written);
-                done
-            }
-            Step::Host(task) => {
-                let read = task.reads().into_iter().map(|root| match self.on_host.get(&root) {
-                    Some(data) => Ok(data.clone()),
-                    None => self.memory.read(&self.device, root),
-                });
-                let read = read.collect::<Result<Vec<_>, DeviceError>>()?;
-                let written = host::compute(&self.net, task, &read);
-                let written = written.map_err(|message| self.net.steps[task.step].error(message))?;
-                for (root, data) in task.outputs.iter().zip(written) {
-                    self.memory.write(&self.device, *root, &data)?;
-                    if let Some(kept) = self.on_host.get_mut(root) {
-                        *kept = data;
-                    }
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Kernels leave a word where an index was out of range.
-    fn check_faults(&mut self) -> Result<(), Error> {
-        if self.faultable.is_empty() {
-            return Ok(());
-        }
-        let words = self.device.read(&self.memory.faults, 4 * self.net.steps.len())?;
-        let found = self.faultable.iter().find(|step| words.get(4 * **step) == Some(&1));
-        let Some(step) = found else { return Ok(()) };
-        self.given.iter_mut().for_each(|given| *given = false);
-        self.device.write(&vec![0; words.len()], &mut self.memory.faults)?;
-        Err(self.net.steps[*step].error("an index is out of range".to_owned()).into())
-    }
-
-    /// All at once: an output may be what another one is carried to.
-    fn carry(&mut self) -> Result<(), Error> {
-        let mut values = vec![];
-        for (from, _) in &self.copies {
-            values.push(self.memory.copy(&self.device, *from)?);
-        }
-        for ((_, to), value) in self.copies.iter().zip(values) {
-            let bytes = self.memory.bytes(*to);
-            if let (Some(value), Some(buffer)) = (value, self.memory.buffer_mut(*to)) {
-                self.device.copy_bytes(&value, buffer, bytes)?;
-            }
-        }
-        Ok(())
-    }
-
     /// The value of an input.
     ///
     /// # Errors
@@ -426,80 +240,5 @@ impl Program {
         let none = || Error::Program(crate::Error::Setup("there is no such input or output".to_owned()));
         let (port, root) = (port.ok_or_else(none)?, root.ok_or_else(none)?);
         Ok(Array::of(port.shape.clone(), self.memory.read(&self.device, *root)?))
-    }
-}
-
-impl Memory {
-    fn new(
-        device: &Device,
-        net: &Net,
-        lowered: &Lowered<f32>,
-        planned: &crate::engine::memory::Memory,
-        plan: &build::Plan,
-    ) -> Result<Memory, DeviceError> {
-        let mut buffers = vec![];
-        for (kind, len) in &planned.sizes {
-            buffers.push(Some(device.zeros("the values of a program", host::size(*kind, *len))?));
-        }
-        let floats = |len: &usize| device.zeros("the workspace of a program", 4 * len);
-        let table = |table: &Vec<u64>| device.upload("a table of a program", bytemuck::cast_slice(table));
-        let mut memory = Memory {
-            places: planned.buffers.clone(),
-            kinds: lowered.places.iter().map(|place| place.kind).collect(),
-            lens: lowered.places.iter().map(|place| place.len).collect(),
-            buffers,
-            workspaces: plan.workspaces.iter().map(floats).collect::<Result<_, _>>()?,
-            tables: plan.tables.iter().map(table).collect::<Result<_, _>>()?,
-            faults: device.zeros("the faults of a program", 4 * net.steps.len())?,
-        };
-        for (root, place) in lowered.places.iter().enumerate() {
-            if let Source::Constant(data) = &place.source {
-                memory.write(device, root, data)?;
-            }
-        }
-        Ok(memory)
-    }
-
-    fn address(&self, device: &Device, slot: Slot) -> u64 {
-        match slot {
-            Slot::Root(root) => self.buffer(root).map_or(0, |buffer| device.address(buffer)),
-            Slot::Workspace(number) => device.address(&self.workspaces[number]),
-            Slot::Table(number) => device.address(&self.tables[number]),
-            Slot::Fault(step) => device.address(&self.faults) + 4 * step as u64,
-        }
-    }
-
-    fn bytes(&self, root: Root) -> usize {
-        host::size(self.kinds[root], self.lens[root])
-    }
-
-    fn buffer(&self, root: Root) -> Option<&Buffer> {
-        self.buffers[self.places[root]?].as_ref()
-    }
-
-    fn buffer_mut(&mut self, root: Root) -> Option<&mut Buffer> {
-        self.buffers[self.places[root]?].as_mut()
-    }
-
-    fn write(&mut self, device: &Device, root: Root, data: &Data<f32>) -> Result<(), DeviceError> {
-        match self.buffer_mut(root) {
-            Some(buffer) => device.write(&host::bytes(data), buffer),
-            None => Ok(()),
-        }
-    }
-
-    fn read(&self, device: &Device, root: Root) -> Result<Data<f32>, DeviceError> {
-        let bytes = match self.buffer(root) {
-            Some(buffer) => device.read(buffer, self.bytes(root))?,
-            None => vec![0; self.bytes(root)],
-        };
-        Ok(host::elements(self.kinds[root], &bytes))
-    }
-
-    fn copy(&self, device: &Device, root: Root) -> Result<Option<Buffer>, DeviceError> {
-        let Some(from) = self.buffer(root) else { return Ok(None) };
-        let mut to = device.zeros("a value that is carried", self.bytes(root))?;
-        device.copy_bytes(from, &mut to, self.bytes(root))?;
-        Ok(Some(to))
     }
 }
