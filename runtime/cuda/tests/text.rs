@@ -116,7 +116,7 @@ fn every_snapshot_is_of_this_file() {
     let expected: BTreeSet<String> = MODES
         .iter()
         .flat_map(|mode| (1..=8).map(move |bits| format!("select-{mode}-{bits}")))
-        .chain(["epilogues", "decode", "prefill", "prefill-sm90a", "general"].map(String::from))
+        .chain(["epilogues", "decode", "prefill", "prefill-sm90a", "rows", "general"].map(String::from))
         .map(|name| format!("{name}.snap"))
         .collect();
     let found = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
