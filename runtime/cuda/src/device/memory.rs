@@ -4,13 +4,13 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use cudarc::driver::CudaSlice;
+use cudarc::driver::{CudaSlice, DevicePtr};
 use mqc_ir::quant::Width;
 use mqc_kernels::nested::NestedWeight;
 
 use super::{Device, DeviceError};
 use crate::layout::{permute, permute_map, plane_words};
-use crate::{CudaError, TooFewPlanes};
+use crate::{CudaError, Form, TooFewPlanes};
 
 /// All weights of a model.
 #[derive(Debug)]
@@ -130,8 +130,26 @@ impl Weight {
         self.held
     }
 
+    /// That the weight is of the mode and grouping that a kernel reads.
+    pub(super) fn check(&self, form: Form, kernel: &str) -> Result<(), CudaError> {
+        let (mode, grouping) = (self.source.mode(), self.source.grouping());
+        if (form.mode, form.grouping) == (mode, grouping) {
+            return Ok(());
+        }
+        Err(CudaError::Description { kernel: kernel.to_owned(), found: format!("{mode} and {grouping:?}") })
+    }
+
+    /// Where the planes, the scales and the zeros lie that a width reads.
+    pub(super) fn addresses(&self, device: &Device, form: Form) -> Result<[u64; 3], CudaError> {
+        let Some((planes, scale, zero)) = self.parts(form.width) else {
+            return Err(TooFewPlanes { read: form.mode.planes_read(form.width), stored: self.held }.into());
+        };
+        let stream = device.stream();
+        Ok([planes.device_ptr(stream).0, scale.device_ptr(stream).0, zero.device_ptr(stream).0])
+    }
+
     /// The planes, and the scales and zeros that a width uses.
-    pub(super) fn parts(&self, width: Width) -> Option<(&CudaSlice<u32>, &CudaSlice<f32>, &CudaSlice<f32>)> {
+    fn parts(&self, width: Width) -> Option<(&CudaSlice<u32>, &CudaSlice<f32>, &CudaSlice<f32>)> {
         // From wide to narrow: the last that is wide enough is the nearest.
         let map = self.maps.iter().rev().find(|map| map.widest >= width)?;
         let held = self.held >= self.source.mode().planes_read(width);

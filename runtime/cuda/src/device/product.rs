@@ -114,15 +114,12 @@ impl Program {
         let problem = Problem { rows, cols, tokens, multiprocessors, shared_limit };
         let plan = Plan::new(&self.emitted, &problem)?;
         let kernel = &self.emitted.kernel;
-        let Some((planes, scale, zero)) = weight.parts(kernel.width) else {
-            let (read, stored) = (kernel.mode.planes_read(kernel.width), weight.held());
-            return Err(CudaError::Planes(crate::TooFewPlanes { read, stored }).into());
-        };
+        let [planes, scale, zero] = weight.addresses(device, kernel.form())?;
         let stream = device.stream();
         let arguments = Arguments {
-            planes: planes.device_ptr(stream).0,
-            scale: scale.device_ptr(stream).0,
-            zero: zero.device_ptr(stream).0,
+            planes,
+            scale,
+            zero,
             x: operands.x.device_ptr(stream).0,
             y: y.device_ptr_mut(stream).0,
             bias: operands.bias.map_or(0, |bias| bias.device_ptr(stream).0),
@@ -157,10 +154,7 @@ impl Program {
     ) -> Result<(), CudaError> {
         let Emitted { kernel, name, .. } = &self.emitted;
         let source = weight.source();
-        if (kernel.mode, kernel.grouping) != (source.mode(), source.grouping()) {
-            let found = format!("{} and {:?}", source.mode(), source.grouping());
-            return Err(CudaError::Description { kernel: name.clone(), found });
-        }
+        weight.check(kernel.form(), name)?;
         let bytes = kernel.element.bytes();
         let (of_x, of_y) = (tokens * source.cols() * bytes, tokens * source.rows() * bytes);
         let epilogue = &kernel.epilogue;

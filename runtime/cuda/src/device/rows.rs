@@ -61,10 +61,7 @@ impl RowsProgram {
     ) -> Result<(), DeviceError> {
         let (source, form) = (weight.source(), self.emitted.form);
         let (rows, cols) = (source.rows(), source.cols());
-        if (form.mode, form.grouping) != (source.mode(), source.grouping()) {
-            let found = format!("{} and {:?}", source.mode(), source.grouping());
-            return Err(CudaError::Description { kernel: self.emitted.name.clone(), found }.into());
-        }
+        weight.check(form, &self.emitted.name)?;
         let of_y = 4 * count * cols;
         length("y", "bytes", of_y, y.len().min(of_y))?;
         if let Some(indices) = indices {
@@ -84,15 +81,12 @@ impl RowsProgram {
         if blocks == 0 {
             return Ok(());
         }
-        let Some((planes, scale, zero)) = weight.parts(form.width) else {
-            let (read, stored) = (form.mode.planes_read(form.width), weight.held());
-            return Err(CudaError::Planes(crate::TooFewPlanes { read, stored }).into());
-        };
+        let [planes, scale, zero] = weight.addresses(device, form)?;
         let stream = device.stream();
         let arguments = Arguments {
-            planes: planes.device_ptr(stream).0,
-            scale: scale.device_ptr(stream).0,
-            zero: zero.device_ptr(stream).0,
+            planes,
+            scale,
+            zero,
             x: indices.map_or(0, |indices| indices.device_ptr(stream).0),
             y: y.device_ptr_mut(stream).0,
             tickets: fault,
