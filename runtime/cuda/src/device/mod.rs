@@ -20,7 +20,10 @@ use std::sync::Arc;
 pub use blas::{Blas, Gemm, Side};
 pub use cache::Cache;
 use cudarc::driver::sys::{CUdevice_attribute, CUresult};
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits, result, sys};
+use cudarc::driver::{
+    CudaContext, CudaModule, CudaSlice, CudaStream, DeviceRepr, LaunchConfig, ValidAsZeroBits, result, sys,
+};
+use cudarc::nvrtc::Ptx;
 pub use error::DeviceError;
 pub use graph::Graph;
 pub use memory::{OutOfMemory, Weight, Weights};
@@ -29,7 +32,7 @@ pub use nvrtc::{CompileError, Compiler, Image};
 pub use product::{Operands, Program, Workspace};
 pub use rows::RowsProgram;
 
-use crate::{CudaError, Target};
+use crate::{CudaError, Launch, Target};
 
 /// A device that is open, and the stream on which all work is done in its order.
 #[derive(Debug)]
@@ -190,8 +193,18 @@ impl Device {
         self.stream.synchronize().map_err(DeviceError::driver("finish"))
     }
 
-    fn context(&self) -> &Arc<CudaContext> {
-        &self.context
+    /// Loads machine code.
+    fn load(&self, cubin: Vec<u8>) -> Result<Arc<CudaModule>, DeviceError> {
+        self.context.load_module(Ptx::from_binary(cubin)).map_err(DeviceError::driver("load a kernel"))
+    }
+}
+
+/// A launch as the driver takes it.
+fn config(Launch { grid, threads, shared_bytes }: Launch) -> LaunchConfig {
+    LaunchConfig {
+        grid_dim: (grid[0], grid[1], 1),
+        block_dim: (threads, 1, 1),
+        shared_mem_bytes: shared_bytes,
     }
 }
 

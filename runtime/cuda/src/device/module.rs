@@ -1,9 +1,8 @@
 //! Kernels whose only arguments are addresses of device memory, loaded together.
 
-use cudarc::driver::{CudaFunction, CudaSlice, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::{CudaFunction, CudaSlice, DevicePtr, DeviceRepr, PushKernelArg};
 
-use super::{Cache, Compiler, Device, DeviceError};
+use super::{Cache, Compiler, Device, DeviceError, config};
 use crate::{CudaError, Launch};
 
 /// Bytes of device memory.
@@ -38,8 +37,7 @@ impl Module {
         kernels: &[(String, usize)],
     ) -> Result<Module, DeviceError> {
         let cubin = cache.cubin(compiler, name, text, &device.architecture())?;
-        let module = device.context().load_module(Ptx::from_binary(cubin));
-        let module = module.map_err(DeviceError::driver("load a kernel"))?;
+        let module = device.load(cubin)?;
         let function = |(name, addresses): &(String, usize)| -> Result<(CudaFunction, usize), DeviceError> {
             let function = module.load_function(name).map_err(DeviceError::driver("find a kernel"))?;
             Ok((function, *addresses))
@@ -84,17 +82,15 @@ impl Module {
 unsafe fn put<const N: usize>(
     device: &Device,
     function: &CudaFunction,
-    Launch { grid, threads, shared_bytes }: Launch,
+    launch: Launch,
     addresses: &[u64],
 ) -> Result<(), DeviceError> {
     let mut arguments = Addresses([0; N]);
     arguments.0[..addresses.len()].copy_from_slice(addresses);
-    let grid_dim = (grid[0], grid[1], 1);
-    let config = LaunchConfig { grid_dim, block_dim: (threads, 1, 1), shared_mem_bytes: shared_bytes };
     let mut builder = device.stream().launch_builder(function);
     builder.arg(&arguments);
     // SAFETY: the caller's.
-    unsafe { builder.launch(config) }.map_err(DeviceError::driver("launch a kernel"))?;
+    unsafe { builder.launch(config(launch)) }.map_err(DeviceError::driver("launch a kernel"))?;
     Ok(())
 }
 

@@ -2,13 +2,11 @@
 
 use cudarc::driver::sys::CUfunction_attribute;
 use cudarc::driver::{
-    CudaFunction, CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg,
-    ValidAsZeroBits,
+    CudaFunction, CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr, PushKernelArg, ValidAsZeroBits,
 };
-use cudarc::nvrtc::Ptx;
 
-use super::{Cache, Compiler, Device, DeviceError, Weight};
-use crate::{Arguments, CudaError, Emitted, Launch, Plan, Problem};
+use super::{Cache, Compiler, Device, DeviceError, Weight, config};
+use crate::{Arguments, CudaError, Emitted, Plan, Problem};
 
 // SAFETY: 11 addresses, an i64 and 4 i32, in C's layout: what the kernels' structure of the same name is.
 unsafe impl DeviceRepr for Arguments {}
@@ -75,8 +73,7 @@ impl Program {
     /// # Errors
     /// The driver does not load it.
     pub fn load(device: &Device, emitted: Emitted, cubin: Vec<u8>) -> Result<Program, DeviceError> {
-        let module = device.context().load_module(Ptx::from_binary(cubin));
-        let module = module.map_err(DeviceError::driver("load a kernel"))?;
+        let module = device.load(cubin)?;
         let function = |name: &str| -> Result<CudaFunction, DeviceError> {
             let function = module.load_function(name).map_err(DeviceError::driver("find a kernel"))?;
             let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -131,16 +128,11 @@ impl Program {
             ..Arguments::sizes(kernel, &problem)
         };
         let launches = self.prepare.iter().zip(plan.prepare).chain([(&self.main, plan.main)]);
-        for (function, Launch { grid, threads, shared_bytes }) in launches {
-            let config = LaunchConfig {
-                grid_dim: (grid[0], grid[1], 1),
-                block_dim: (threads, 1, 1),
-                shared_mem_bytes: shared_bytes,
-            };
+        for (function, planned) in launches {
             let mut launch = stream.launch_builder(function);
             launch.arg(&arguments);
             // SAFETY: the kernel takes `Arguments` alone; every buffer has the size that the plan and the shapes ask for.
-            unsafe { launch.launch(config) }.map_err(DeviceError::driver("launch a kernel"))?;
+            unsafe { launch.launch(config(planned)) }.map_err(DeviceError::driver("launch a kernel"))?;
         }
         Ok(())
     }

@@ -1,12 +1,11 @@
 //! Rows of a weight as floats: a kernel that is loaded, and its launch.
 
-use cudarc::driver::{CudaFunction, CudaSlice, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::{CudaFunction, CudaSlice, DevicePtr, DevicePtrMut, PushKernelArg};
 
 use super::product::length;
-use super::{Cache, Compiler, Device, DeviceError, Weight};
+use super::{Cache, Compiler, Device, DeviceError, Weight, config};
 use crate::layout::{groups, plane_words};
-use crate::{Arguments, CudaError, EmittedRows};
+use crate::{Arguments, CudaError, EmittedRows, Launch};
 
 /// Threads of a block.
 const THREADS: usize = 256;
@@ -30,8 +29,7 @@ impl RowsProgram {
         cache: &Cache,
     ) -> Result<RowsProgram, DeviceError> {
         let cubin = cache.cubin(compiler, &emitted.name, &emitted.text, &device.architecture())?;
-        let module = device.context().load_module(Ptx::from_binary(cubin));
-        let module = module.map_err(DeviceError::driver("load a kernel"))?;
+        let module = device.load(cubin)?;
         let function = module.load_function(&emitted.name).map_err(DeviceError::driver("find a kernel"))?;
         Ok(RowsProgram { emitted, function })
     }
@@ -67,12 +65,15 @@ impl RowsProgram {
         if let Some(indices) = indices {
             length("indices", "bytes", 8 * count, indices.len().min(8 * count))?;
         }
-        let most = if indices.is_some() { i32::MAX as usize } else { rows };
+        // All sizes of the kernel's arguments are i32.
+        let any = i32::MAX as usize;
+        let most = if indices.is_some() { any } else { rows };
         let blocks = (count * cols).div_ceil(THREADS);
         for (what, found, most) in [
-            ("the number of rows", count, most),
-            ("the number of columns", cols, i32::MAX as usize),
-            ("the number of blocks", blocks, i32::MAX as usize),
+            ("the number of rows", rows, any),
+            ("the number of rows that are read", count, most),
+            ("the number of columns", cols, any),
+            ("the number of blocks", blocks, any),
         ] {
             if found > most {
                 return Err(CudaError::TooLarge { what, found, most }.into());
@@ -97,15 +98,11 @@ impl RowsProgram {
             groups: groups(form.grouping, cols) as i32,
             ..Arguments::default()
         };
-        let config = LaunchConfig {
-            grid_dim: (blocks as u32, 1, 1),
-            block_dim: (THREADS as u32, 1, 1),
-            shared_mem_bytes: 0,
-        };
+        let planned = Launch { grid: [blocks as u32, 1], threads: THREADS as u32, shared_bytes: 0 };
         let mut launch = stream.launch_builder(&self.function);
         launch.arg(&arguments);
         // SAFETY: the kernel takes `Arguments` alone; every buffer is as large as the sizes ask for, `fault` is the caller's.
-        unsafe { launch.launch(config) }.map_err(DeviceError::driver("launch a kernel"))?;
+        unsafe { launch.launch(config(planned)) }.map_err(DeviceError::driver("launch a kernel"))?;
         Ok(())
     }
 }

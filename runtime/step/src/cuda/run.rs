@@ -83,7 +83,7 @@ impl Program {
                 Step::Rows(rows) => (rows.layer.as_str(), None),
                 Step::Kernel { .. } | Step::Blas(_) | Step::Host(_) => continue,
             };
-            let width = *widths.get(layer).ok_or_else(|| Error::NoWidth { layer: layer.to_owned() })?;
+            let width = width_of(widths, layer)?;
             let most = engine.weight(layer).map(|weight| weight.max_width());
             if let Some(most) = most.filter(|most| width > *most) {
                 return Err(Error::WidthNotStored { layer: layer.to_owned(), width, most });
@@ -119,8 +119,7 @@ impl Program {
                 unsafe { engine.multiply(gemm, addresses) }
             }
             Step::Nested(product) => {
-                let layer = &product.layer;
-                let width = *widths.get(layer).ok_or_else(|| Error::NoWidth { layer: layer.clone() })?;
+                let width = width_of(widths, &product.layer)?;
                 let Some(to) = self.memory.places[product.y] else { return Ok(()) };
                 let Some(mut written) = self.memory.buffers[to].take() else { return Ok(()) };
                 let roots = std::iter::once(&product.x).chain(&product.parts);
@@ -130,8 +129,7 @@ impl Program {
                 done
             }
             Step::Rows(rows) => {
-                let layer = &rows.layer;
-                let width = *widths.get(layer).ok_or_else(|| Error::NoWidth { layer: layer.clone() })?;
+                let width = width_of(widths, &rows.layer)?;
                 let Some(to) = self.memory.places[rows.y] else { return Ok(()) };
                 let Some(mut written) = self.memory.buffers[to].take() else { return Ok(()) };
                 let indices = rows.picked.and_then(|(root, _)| self.memory.buffer(root));
@@ -186,4 +184,8 @@ impl Program {
         }
         Ok(())
     }
+}
+
+fn width_of(widths: &BTreeMap<String, Width>, layer: &str) -> Result<Width, Error> {
+    widths.get(layer).copied().ok_or_else(|| Error::NoWidth { layer: layer.to_owned() })
 }
